@@ -1,0 +1,36 @@
+"""Errors of this package: each carries one sentence that a person can act on.
+
+Every message says which argument or file is meant, what is required, what was received, and the remedy.
+"""
+
+
+class ColdStartError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class InvalidInputError(ColdStartError, ValueError):
+    """An argument has the wrong shape, type or range."""
+
+
+class SettingsError(ColdStartError):
+    """A preset, a `--conf` pair or a request holds an unknown key or a bad value."""
+
+
+class ImageError(ColdStartError):
+    """An image cannot be used (unreadable, empty, non-finite, wrong dimension); it is set aside with this reason."""
+
+
+class LabelError(ColdStartError):
+    """A label cannot be used for training (shape, geometry, unknown value or name)."""
+
+
+class EncoderError(ColdStartError):
+    """An encoder or its weights cannot be used."""
+
+
+class ModelError(ColdStartError):
+    """No trained model is there, or its file cannot be used."""
+
+
+class StoreError(ColdStartError):
+    """The app's database cannot be opened, read or written."""
