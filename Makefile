@@ -1,0 +1,45 @@
+# Every target that needs the environment installs it first, if the requirement files changed.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help install demo test serve lock
+
+VENV ?= .venv
+PORT ?= 8000
+UV ?= uv
+# Some shells export HOST as this machine's name: only the command line counts.
+ifeq ($(origin HOST),environment)
+HOST :=
+endif
+
+export VENV
+# A relative VENV belongs to this folder; BIN has to work from here either way.
+BIN := $(VENV)/bin
+# Ctrl-C reaches the program itself: it ends in its own time, and make has nothing to complain about.
+QUIET_INTERRUPT = trap : INT; run() { "$$@"; local s=$$?; [ $$s = 130 ] && s=0; return $$s; }; run
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+install: ## Create the environment (VENV=.venv PYTHON=python3.11)
+	@tools/install && echo "Ready: $(BIN)/monailabel and $(BIN)/coldstart"
+
+demo: ## Play a whole annotation campaign on the sample data against a real server
+	@tools/install
+	@$(QUIET_INTERRUPT) "$(BIN)/coldstart" demo $(ARGS)
+
+test: ## Run the test suite (ARGS="-k selection")
+	@tools/install --dev
+	@$(QUIET_INTERRUPT) "$(BIN)/python" -m pytest $(ARGS)
+
+serve: ## Serve your images: STUDIES=folder [PRESET=name] [PORT=8000] [HOST=127.0.0.1] [ARGS="--conf key value"]
+	@test -n "$(STUDIES)" || { echo 'make: say which folder holds the images: make serve STUDIES=/path/to/images' >&2; exit 1; }
+	@tools/install
+	@$(QUIET_INTERRUPT) "$(BIN)/coldstart" serve --studies "$(STUDIES)" $(if $(PRESET),--preset "$(PRESET)") --port "$(PORT)" $(if $(HOST),--host "$(HOST)") $(ARGS)
+
+COMPILE = $(UV) pip compile --quiet
+PLATFORM = --python-version 3.11 --python-platform x86_64-manylinux_2_28
+
+lock: ## Compile requirements.txt and requirements-dev.txt again (ARGS=--upgrade for newer versions; needs uv)
+	@command -v $(UV) > /dev/null || { echo 'make: uv is missing, which resolves with overrides; install it (pip install uv), or name it: make lock UV=/path/to/uv' >&2; exit 1; }
+	$(COMPILE) pyproject.toml --override requirements-overrides.txt $(PLATFORM) -o requirements.txt $(ARGS)
+	$(COMPILE) --group dev --constraint requirements.txt $(PLATFORM) -o requirements-dev.txt $(ARGS)
