@@ -1,0 +1,190 @@
+"""The settings of a campaign: a preset (YAML), overridden by `--conf` pairs, overridden by a request.
+
+The strings of `--conf` are parsed here, once; the rest of the package sees one typed, immutable object.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError, field_validator, model_validator
+
+from coldstart.exceptions import SettingsError
+
+DEFAULT_PRESET = "chest_xray"
+GRID_STEP = 16
+"""The Attention U-Net halves its grid four times: every side has to be a multiple of this."""
+
+ENCODERS = ("auto", "radimagenet", "medicalnet", "descriptor")
+ENCODER_PREFIXES = ("resnet50:", "hf:")
+
+_YAML_FIELDS = ("labels", "spatial_size", "intensity_range")
+"""Fields that are not one word: `--conf labels "{lung: 1}"`, `--conf spatial_size "[256, 256]"`."""
+
+
+class Settings(BaseModel):
+    """Everything that can be configured, with its default. `apps/coldstart_al/README.md` has the table for people."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    preset: str = Field(DEFAULT_PRESET, description="name of a file in `configs/`, or the path of a YAML file")
+
+    labels: dict[str, Annotated[int, Field(ge=1, le=65535)]] = Field(
+        min_length=1, description="name of each structure and its value in label files; 0 is the background"
+    )
+    spatial_dims: Literal[2, 3] = Field(description="2 for images, 3 for volumes")
+    spatial_size: tuple[Annotated[int, Field(ge=32)], ...] = Field(
+        description="grid of the network, one number for each axis, multiples of 16"
+    )
+    intensity_range: tuple[float, float] | None = Field(
+        None, description="intensities are cut to this range before the z-score (Hounsfield units for CT)"
+    )
+
+    budget: int = Field(10, ge=1, description="images of the cold start, counted in labelled images")
+    alpha: float = Field(0.3, ge=0, le=1, description="weight of distance against entropy: 1 distance only, 0 entropy")
+    k_max: int = Field(15, ge=1, description="largest number of clusters tried")
+    encoder: str = Field("auto", description="auto, radimagenet, resnet50:PATH, hf:MODEL, medicalnet or descriptor")
+    encoder_weights: FilePath | None = Field(None, description="weight file of the encoder, for a machine without internet")
+    projection: Literal["tsne", "pca", "none"] = Field("tsne", description="tsne, pca or none")
+    heldout: FilePath | None = Field(None, description="file with the ids of held-out images, one a line")
+    reserve_minutes: float = Field(60, gt=0, description="how long a served image is kept for whoever got it")
+    state_dir: Path | None = Field(None, description="folder of the app's database and models")
+
+    epochs: int = Field(120, ge=1, description="epochs of a training")
+    batch_size: int = Field(2, ge=1, description="images in a training step")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's learning rate")
+    dropout: float = Field(0.15, ge=0, lt=1, description="dropout of the network")
+    random_state: int = Field(0, ge=0, le=2**32 - 1, description="seed of every stage")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    amp: bool = Field(True, description="mixed precision on a GPU")
+    embed_batch_size: int = Field(16, ge=1, description="images that the encoder sees at once")
+    score_batch_size: int = Field(8, ge=1, description="images that entropy scoring sees at once")
+
+    @field_validator("encoder")
+    @classmethod
+    def _check_encoder(cls, name: str) -> str:
+        if name in ENCODERS or any(name.startswith(prefix) and name != prefix for prefix in ENCODER_PREFIXES):
+            return name
+        raise ValueError(f"it must be one of {', '.join(ENCODERS)}, resnet50:PATH or hf:MODEL.{_nearest(name, ENCODERS)}")
+
+    @model_validator(mode="after")
+    def _check_task(self) -> Settings:
+        if len(self.spatial_size) != self.spatial_dims:
+            raise ValueError(
+                f"`spatial_size` must have one number for each of the {self.spatial_dims} axes; "
+                f"got {list(self.spatial_size)}"
+            )
+        if any(side % GRID_STEP for side in self.spatial_size):
+            raise ValueError(f"`spatial_size` must hold multiples of {GRID_STEP}; got {list(self.spatial_size)}")
+        if len(set(self.labels.values())) < len(self.labels):
+            raise ValueError(f"`labels` must give every structure a value of its own; got {self.labels}")
+        if self.intensity_range is not None and self.intensity_range[0] >= self.intensity_range[1]:
+            raise ValueError(f"`intensity_range` must be [low, high] with low < high; got {list(self.intensity_range)}")
+        return self
+
+    def override(self, request: Mapping[str, object]) -> Settings:
+        """Settings for one request: the keys of `request` that are settings win over the campaign's.
+
+        Raises
+        ------
+        SettingsError
+            If a value is not valid; the sentence names the key and the value.
+        """
+        known = {key: value for key, value in request.items() if key in type(self).model_fields}
+        return _validate({**self.model_dump(), **_parse_strings(known)}, source="the request")
+
+
+def load_settings(conf: Mapping[str, str], configs: Path) -> Settings:
+    """Settings from the pairs of `--conf` and the preset that they name.
+
+    Parameters
+    ----------
+    conf : mapping of str to str
+        The pairs of `--conf key value`; `preset` names a file in `configs` or is the path of one.
+    configs : Path
+        Folder of the presets that the app carries.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown preset or key, and for a bad value: the sentence names the key, the value and the nearest
+        valid name.
+    """
+    preset = conf.get("preset", DEFAULT_PRESET)
+    _require_known(conf, source="--conf")
+    values = {**_read_preset(preset, configs), **_parse_strings(conf), "preset": preset}
+    return _validate(values, source=f"--conf or the preset '{preset}'")
+
+
+def _read_preset(name: str, configs: Path) -> dict[str, Any]:
+    path = configs / f"{name}.yaml"
+    if not path.is_file():
+        path = Path(name)
+    if not path.is_file():
+        names = sorted(file.stem for file in configs.glob("*.yaml"))
+        raise SettingsError(
+            f"--conf preset must be one of {', '.join(names)} or the path of a YAML file; got '{name}'."
+            f"{_nearest(name, names)}"
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The preset {path} is not a YAML file: {error}.") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"The preset {path} must hold `key: value` lines; got {type(values).__name__}.")
+    _require_known(values, source=f"the preset {path}")
+    return values
+
+
+def _require_known(values: Mapping[str, object], source: str) -> None:
+    names = list(Settings.model_fields)
+    for key, value in values.items():
+        if key not in names:
+            raise SettingsError(
+                f"Unknown key '{key}' with value '{value}' in {source}.{_nearest(str(key), names)} "
+                f"Valid keys: {', '.join(names)}."
+            )
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0)
+    return f" The nearest valid name is '{close[0]}'." if close else ""
+
+
+def _parse_strings(values: Mapping[str, object]) -> dict[str, Any]:
+    parsed = dict(values)
+    for key in _YAML_FIELDS:
+        if isinstance(text := parsed.get(key), str):
+            try:
+                parsed[key] = yaml.safe_load(text)
+            except yaml.YAMLError:
+                raise SettingsError(f"`{key}` must be a YAML value such as {_EXAMPLES[key]}; got '{text}'.") from None
+    return parsed
+
+
+_EXAMPLES = {"labels": '"{lung: 1, heart: 2}"', "spatial_size": '"[256, 256]"', "intensity_range": '"[-1000, 1000]"'}
+
+
+def _validate(values: Mapping[str, Any], source: str) -> Settings:
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ")
+        if not key:
+            raise SettingsError(f"{message}. Correct it in {source}.") from None
+        if first["type"] == "missing":
+            raise SettingsError(f"`{key}` is missing. Give it in the preset or with --conf {key} VALUE.") from None
+        nearest = ""
+        if "expected" in first.get("ctx", {}) and isinstance(values[key], str):
+            choices = str(first["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+            nearest = _nearest(values[key], choices)
+        meaning = Settings.model_fields[key].description
+        raise SettingsError(
+            f"`{key}` has a bad value '{values[key]}' in {source}: {message.rstrip('.')}.{nearest} It means: {meaning}."
+        ) from None

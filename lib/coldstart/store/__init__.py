@@ -1,0 +1,35 @@
+"""The app's own SQLite database: one row for each image, and what happened to it."""
+
+from coldstart.store.database import SCHEMA_HEAD, Store
+from coldstart.store.location import file_signature, state_folder
+from coldstart.store.schema import (
+    Image,
+    ImageMap,
+    Label,
+    Model,
+    Plan,
+    PlanPick,
+    Progress,
+    Scoring,
+    Serving,
+    bytes_to_vector,
+    vector_to_bytes,
+)
+
+__all__ = [
+    "SCHEMA_HEAD",
+    "Image",
+    "ImageMap",
+    "Label",
+    "Model",
+    "Plan",
+    "PlanPick",
+    "Progress",
+    "Scoring",
+    "Serving",
+    "Store",
+    "bytes_to_vector",
+    "file_signature",
+    "state_folder",
+    "vector_to_bytes",
+]

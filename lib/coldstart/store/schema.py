@@ -1,0 +1,181 @@
+"""The tables. Times are seconds since 1970 (UTC); vectors are little-endian float32, points float64, as raw bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sqlalchemy import JSON, ForeignKey
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+VECTOR_DTYPE = np.dtype("<f4")
+POINT_DTYPE = np.dtype("<f8")
+
+
+def vector_to_bytes(values: np.ndarray, dtype: np.dtype[Any] = VECTOR_DTYPE) -> bytes:
+    """Raw bytes of a one-dimensional array, as the database keeps it."""
+    return np.ascontiguousarray(values, dtype=dtype).tobytes()
+
+
+def bytes_to_vector(raw: bytes, dtype: np.dtype[Any] = VECTOR_DTYPE) -> np.ndarray:
+    """Inverse of `vector_to_bytes`."""
+    return np.frombuffer(raw, dtype=dtype)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    type_annotation_map = {dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012  SQLAlchemy reads it so
+
+
+class Image(Base):
+    """One image: its file, its vector and point, its entropy, and why it is set aside where it is.
+
+    An image whose file is away keeps its row (`present` is False): nothing is lost when a share comes back.
+    """
+
+    __tablename__ = "images"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(unique=True)
+    path: Mapped[str]
+    signature: Mapped[str]
+    added_at: Mapped[float]
+    present: Mapped[bool] = mapped_column(default=True)
+    held_out: Mapped[bool] = mapped_column(default=False)
+    problem: Mapped[str | None]
+    encoder: Mapped[str | None]
+    vector: Mapped[bytes | None] = mapped_column(deferred=True)
+    map_id: Mapped[int | None] = mapped_column(ForeignKey("maps.id"))
+    point: Mapped[bytes | None]
+    fitted: Mapped[bool] = mapped_column(default=False)
+    cluster: Mapped[int | None]
+    entropy: Mapped[float | None]
+    scoring_id: Mapped[int | None] = mapped_column(ForeignKey("scorings.id"))
+
+    label: Mapped[Label | None] = relationship(cascade="all, delete-orphan", passive_deletes=True)
+    servings: Mapped[list[Serving]] = relationship(
+        back_populates="image", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+    def forget_content(self) -> None:
+        """Drop what was computed from the pixels: the file is new or another one than before."""
+        self.problem = self.encoder = self.vector = None
+        self.map_id = self.point = self.cluster = self.entropy = self.scoring_id = None
+        self.fitted = False
+
+
+class Label(Base):
+    """The label of an image with the tag `final`; `class_of_value` is None while `problem` keeps it out of training."""
+
+    __tablename__ = "labels"
+
+    image: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str]
+    signature: Mapped[str]
+    saved_at: Mapped[float]
+    annotator: Mapped[str | None]
+    label_info: Mapped[Any | None] = mapped_column(JSON)
+    class_of_value: Mapped[dict[str, Any] | None]
+    problem: Mapped[str | None]
+
+
+class Serving(Base):
+    """One answer to "Next Sample"; `outcome` is None while the image is reserved, then labelled or skipped."""
+
+    __tablename__ = "servings"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_row: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
+    annotator: Mapped[str | None]
+    strategy: Mapped[str]
+    phase: Mapped[str]
+    why: Mapped[dict[str, Any]]
+    scoring_id: Mapped[int | None] = mapped_column(ForeignKey("scorings.id"))
+    served_at: Mapped[float]
+    ended_at: Mapped[float | None]
+    outcome: Mapped[str | None]
+
+    image: Mapped[Image] = relationship(back_populates="servings")
+
+
+class ImageMap(Base):
+    """A projection of the vectors of one encoder; the images with `fitted` made it, the others were placed on it.
+
+    `encoder` is the encoder in use, with the version of its weights; `configured` is what the settings asked for.
+    """
+
+    __tablename__ = "maps"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    created_at: Mapped[float]
+    configured: Mapped[str]
+    encoder: Mapped[str]
+    method: Mapped[str]
+    random_state: Mapped[int]
+
+
+class Plan(Base):
+    """The cold-start plan in force; `budget` is what was asked for, `size` what the pool could give."""
+
+    __tablename__ = "plans"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    created_at: Mapped[float]
+    map_id: Mapped[int] = mapped_column(ForeignKey("maps.id"))
+    budget: Mapped[int]
+    size: Mapped[int]
+    n_clusters: Mapped[int]
+    silhouettes: Mapped[dict[str, Any]]
+    silhouette_sample_size: Mapped[int | None]
+
+
+class PlanPick(Base):
+    """One planned image, with the reason; `rank` is the serving order, from 0 without gaps."""
+
+    __tablename__ = "plan_picks"
+
+    plan_id: Mapped[int] = mapped_column(ForeignKey("plans.id", ondelete="CASCADE"), primary_key=True)
+    rank: Mapped[int] = mapped_column(primary_key=True)
+    image_row: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"))
+    cluster: Mapped[int]
+    cluster_size: Mapped[int]
+    role: Mapped[str]
+    distance: Mapped[float | None]
+
+
+class Model(Base):
+    """A trained and published model; `details` holds its configuration, training images and metrics."""
+
+    __tablename__ = "models"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[float]
+    details: Mapped[dict[str, Any]]
+
+
+class Scoring(Base):
+    """A complete entropy scoring: the range over the images unlabelled then, kept for normalisation (equation 7)."""
+
+    __tablename__ = "scorings"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_version: Mapped[str]
+    finished_at: Mapped[float]
+    n_images: Mapped[int]
+    minimum: Mapped[float]
+    maximum: Mapped[float]
+    mean: Mapped[float]
+
+
+class Progress(Base):
+    """How far a long task is, for whoever waits for it."""
+
+    __tablename__ = "progress"
+
+    task: Mapped[str] = mapped_column(primary_key=True)
+    done: Mapped[int]
+    total: Mapped[int]
+    updated_at: Mapped[float]
+    message: Mapped[str]
