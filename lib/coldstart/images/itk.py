@@ -20,6 +20,7 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
 def load_itk(path: Path, *, physical: bool) -> Stored:
+    """Read any file that ITK knows; `physical` says whether its spacing and position are to be believed."""
     picture = sitk.ReadImage(str(path))
     while picture.GetDimension() > 3 and picture.GetSize()[-1] == 1:
         picture = sitk.Extract(picture, (*picture.GetSize()[:-1], 0))

@@ -16,7 +16,7 @@ from coldstart.images.formats import image_suffix
 from coldstart.images.geometry import Geometry, place, to_file, to_pixels
 from coldstart.images.itk import itk_reason
 from coldstart.images.nifti import write_sform
-from coldstart.images.stored import Stored, UnusableError, times
+from coldstart.images.stored import Stored, UnusableError
 
 INTEGER_TOLERANCE = 1e-4
 """Largest distance from a whole number at which a label value read from a floating point file is that number."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from coldstart.images.formats import image_suffix
 from coldstart.images.itk import load_itk
 from coldstart.images.stored import Stored, UnusableError
 
@@ -80,6 +81,7 @@ def _expresses(stored: Stored, sform: tuple[float, ...]) -> bool:
 
 
 def write_sform(path: Path, sform: tuple[float, ...]) -> None:
+    """Put an sform (its code, then 12 entries, RAS) into a NIfTI-1 file; everything else stays."""
     packed = image_suffix(path) == ".nii.gz"
     content = bytearray(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
     order = _byte_order(bytes(content[:348]))

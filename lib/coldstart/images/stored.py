@@ -29,4 +29,5 @@ class Stored:
 
 
 def times(numbers: tuple[float, ...]) -> str:
+    """Write sizes or spacings as people do: 256 x 256."""
     return " x ".join(f"{number:g}" for number in numbers)
