@@ -1,0 +1,151 @@
+"""Image-level predictive entropy of a whole pool (equations 5 and 6 of Levy et al. 2026, arXiv:2601.18532).
+
+H(x) = mean over pixels of -sum_c p_c log(p_c + eps), natural logarithm, over all classes with the background, on the
+grid that the probabilities come in (the network's own). The same number as `coldstart.selection.image_entropy`, but
+computed for a batch where the probabilities are, so that they never leave the GPU. Images are decoded in threads while
+the network works, and only a few of them lie in memory at any time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coldstart.exceptions import ImageError, InvalidInputError, ModelError
+from coldstart.images import Image, read_image
+
+EPSILON = 1e-8
+BATCH_SIZE = 8
+N_THREADS = 2
+
+
+def batch_entropy(probabilities: torch.Tensor | NDArray[Any], *, eps: float = EPSILON) -> NDArray[np.float64]:
+    """Compute the mean pixel entropy of each image of a batch.
+
+    Parameters
+    ----------
+    probabilities : Tensor or ndarray of shape (n_images, n_classes, *spatial), float
+        Softmax over the classes, on any device.
+    eps : float
+        Added within the logarithm.
+
+    Returns
+    -------
+    entropies : ndarray of shape (n_images,), float64
+        Nats, from 0 (certain) to log(n_classes).
+    """
+    exact = torch.as_tensor(probabilities).double()
+    pixel = -(exact * torch.log(exact + eps)).sum(dim=1)
+    means: NDArray[np.float64] = pixel.flatten(1).mean(dim=1).cpu().numpy()
+    return means
+
+
+def score_entropy(
+    predict: Callable[[Sequence[Any]], torch.Tensor | NDArray[Any]],
+    paths: Sequence[Path],
+    *,
+    spatial_dims: int,
+    prepare: Callable[[Image], Any] | None = None,
+    batch_size: int = BATCH_SIZE,
+    n_threads: int = N_THREADS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[int, float | ImageError]]:
+    """Score images by the entropy of a model's predictions, one after the other.
+
+    Parameters
+    ----------
+    predict : callable
+        From a list of images (or of what `prepare` made of them) to probabilities of shape (n, n_classes, *grid).
+    paths : sequence of Path
+        The image files.
+    spatial_dims : {2, 3}
+        Of the model; an image with another number is answered with an ImageError.
+    prepare : callable, optional
+        Applied to each image in the decoding threads (resizing, normalising); what it makes is smaller than the image.
+    batch_size, n_threads : int
+        Images for one call of `predict`; files decoded at the same time.
+    progress : callable, optional
+        Called with (images done, images in all) after each batch.
+
+    Yields
+    ------
+    index : int
+        Position in `paths`, ascending, each once.
+    score : float or ImageError
+        Nats; or why the image cannot be used. The others go on.
+
+    Raises
+    ------
+    InvalidInputError
+        If `batch_size` or `n_threads` is below 1.
+    ModelError
+        If the model's predictions are not finite.
+
+    Notes
+    -----
+    At most `batch_size` + 2 `n_threads` images are in memory. The scores do not depend on `batch_size`, to rounding.
+    """
+    for name, value in (("batch_size", batch_size), ("n_threads", n_threads)):
+        if value < 1:
+            raise InvalidInputError(f"`{name}` must be at least 1; got {value}.")
+    return _scores(predict, paths, spatial_dims, prepare, batch_size, n_threads, progress)
+
+
+def _scores(
+    predict: Callable[[Sequence[Any]], torch.Tensor | NDArray[Any]],
+    paths: Sequence[Path],
+    spatial_dims: int,
+    prepare: Callable[[Image], Any] | None,
+    batch_size: int,
+    n_threads: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[int, float | ImageError]]:
+    def load(path: Path) -> Any:
+        try:
+            image = read_image(path)
+            if image.spatial_dims != spatial_dims:
+                raise ImageError(
+                    f"The model scores {spatial_dims}D images; {path.name} is {image.spatial_dims}D. "
+                    "Choose the preset that fits, or take the image out of the studies."
+                )
+            return image if prepare is None else prepare(image)
+        except ImageError as error:
+            return error
+
+    decoded = _prefetched(load, paths, n_threads)
+    for start in range(0, len(paths), batch_size):
+        chunk = [next(decoded) for _ in range(start, min(start + batch_size, len(paths)))]
+        usable = [item for item in chunk if not isinstance(item, ImageError)]
+        entropies = iter(batch_entropy(predict(usable)).tolist() if usable else [])
+        for index, item in enumerate(chunk, start=start):
+            score = item if isinstance(item, ImageError) else next(entropies)
+            if isinstance(score, float) and not np.isfinite(score):
+                raise ModelError(
+                    f"The model's prediction for {paths[index].name} is not finite; its weights are damaged. "
+                    "Train again."
+                )
+            yield index, score
+        if progress is not None:
+            progress(start + len(chunk), len(paths))
+
+
+def _prefetched(load: Callable[[Path], Any], paths: Sequence[Path], n_threads: int) -> Iterator[Any]:
+    pool = ThreadPoolExecutor(n_threads)
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for path in paths:
+            waiting.append(pool.submit(load, path))
+            if len(waiting) >= 2 * n_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # also when whoever consumes this stops early: what was not begun is not begun any more
+        pool.shutdown(wait=True, cancel_futures=True)

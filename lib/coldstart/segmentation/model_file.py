@@ -1,0 +1,218 @@
+"""The trained model and its file: `{"model": state_dict, "metadata": plain types}`, published all or nothing.
+
+`model` is the key under which MONAI Label looks for the weights. The file loads with `weights_only=True`: a file from
+elsewhere cannot run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from coldstart.exceptions import InvalidInputError, ModelError
+from coldstart.segmentation.config import TrainingConfig
+from coldstart.segmentation.network import build_network, resolve_device
+
+FORMAT = "coldstart-attention-unet"
+STALE_S = 3600.0
+"""A temporary file older than this was left by a process that was killed."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with everything that is needed to use it.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Maps (n, 1, *grid) to logits (n, n_classes, *grid).
+    metadata : Mapping
+        Plain JSON types: `format`, `version`, `created`, `label_names`, `config`, `training_images`, `n_images`,
+        `left_out`, `epochs`, `losses`, `training_s`, `device`, `n_processes`, `torch`.
+    """
+
+    network: nn.Module
+    metadata: Mapping[str, Any]
+
+    @property
+    def version(self) -> str:
+        """UTC time of the training's end in ms (it sorts by age) and a hash of weights, config and training images."""
+        return str(self.metadata["version"])
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The config that the model was trained with."""
+        return TrainingConfig.from_dict(self.metadata["config"])
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes without the background; the class index is the position plus one."""
+        return tuple(self.metadata["label_names"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+
+def describe_training(
+    network: nn.Module,
+    config: TrainingConfig,
+    *,
+    image_ids: Sequence[str],
+    left_out: Mapping[str, str],
+    losses: Sequence[float],
+    seconds: float,
+    device: torch.device,
+    world_size: int,
+) -> dict[str, Any]:
+    """Collect the metadata of a training that has just ended."""
+    created = datetime.now(UTC)
+    stamp = f"{created:%Y%m%dT%H%M%S}{created.microsecond // 1000:03d}Z"
+    return {
+        "format": FORMAT,
+        "version": f"{stamp}-{_fingerprint(network, config, image_ids)}",
+        "created": created.isoformat(timespec="seconds"),
+        "label_names": list(config.label_names),
+        "config": config.to_dict(),
+        "training_images": list(image_ids),
+        "n_images": len(image_ids),
+        "left_out": dict(left_out),
+        "epochs": config.epochs,
+        "losses": [float(loss) for loss in losses],
+        "training_s": round(seconds, 3),
+        "device": str(device),
+        "n_processes": world_size,
+        "torch": str(torch.__version__),
+    }
+
+
+def save_model(model: Model, path: Path) -> None:
+    """Publish a model: afterwards `path` holds all of it, or, whatever happens on the way, what it held before.
+
+    Parameters
+    ----------
+    model : Model
+        What to write; its tensors are saved as CPU tensors.
+    path : Path
+        The file; missing folders are created.
+
+    Raises
+    ------
+    InvalidInputError
+        If the metadata are not plain JSON types.
+    ModelError
+        If the file cannot be written.
+    """
+    try:
+        metadata = json.loads(json.dumps(dict(model.metadata), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"A model's metadata must be plain, finite JSON values: {error}.") from error
+    weights = {key: value.detach().cpu() for key, value in model.network.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        try:
+            with temporary.open("xb") as file:
+                torch.save({"model": weights, "metadata": metadata}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise ModelError(
+            f"The model could not be written to {path}: {error}. Free space there or make the folder writable, "
+            "and train again."
+        ) from error
+
+
+def load_model(path: Path, device: str = "auto") -> Model:
+    """Read a model that `save_model` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    device : str
+        As `TrainingConfig.device`.
+
+    Returns
+    -------
+    model : Model
+        In evaluation mode.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, damaged or not of this app.
+    InvalidInputError
+        If the device is not there.
+    """
+    where = resolve_device(device)
+    if not path.is_file():
+        raise ModelError(f"No trained model is at {path} yet. Label some images and start a training first.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    # what a damaged file raises depends on where it is damaged: no list of types is complete
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"The model file {path} is damaged or not a model of this app: {reason} Train again to replace it."
+        ) from error
+    metadata = content.get("metadata") if isinstance(content, dict) else None
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or "model" not in content:
+        raise ModelError(
+            f"The file {path} is not a model of this app: it must hold 'model' and 'metadata' of format '{FORMAT}'. "
+            "Train again to replace it."
+        )
+    try:
+        network = build_network(TrainingConfig.from_dict(metadata["config"]))
+        network.load_state_dict(content["model"])
+    except (KeyError, TypeError, AttributeError, RuntimeError, InvalidInputError) as error:
+        raise ModelError(
+            f"The model file {path} does not fit this version of the app: {str(error).splitlines()[0]} "
+            "Train again to replace it."
+        ) from error
+    return Model(network.to(where).eval(), metadata)
+
+
+def _fingerprint(network: nn.Module, config: TrainingConfig, image_ids: Sequence[str]) -> str:
+    digest = hashlib.sha256(json.dumps([config.to_dict(), list(image_ids)]).encode())
+    for key, value in network.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
+def _remove_stale(path: Path) -> None:
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        if time.time() - leftover.stat().st_mtime > STALE_S:
+            leftover.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename survive a power cut; a file system that cannot sync a folder is left to itself."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
