@@ -12,8 +12,9 @@ HOST :=
 endif
 
 export VENV
-# A relative VENV belongs to this folder; BIN has to work from here either way.
-BIN := $(VENV)/bin
+BIN := $(abspath $(VENV))/bin
+# What the environment starts in its turn (dcmqi's programs, "python") has to be its own.
+ACTIVE = PATH="$(BIN):$$PATH"
 # Ctrl-C reaches the program itself: it ends in its own time, and make has nothing to complain about.
 QUIET_INTERRUPT = trap : INT; run() { "$$@"; local s=$$?; [ $$s = 130 ] && s=0; return $$s; }; run
 
@@ -21,20 +22,20 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 install: ## Create the environment (VENV=.venv PYTHON=python3.11)
-	@tools/install && echo "Ready: $(BIN)/monailabel and $(BIN)/coldstart"
+	@tools/install && echo "Ready. 'source $(BIN)/activate' gives the commands coldstart and monailabel; 'make demo' shows them at work."
 
 demo: ## Play a whole annotation campaign on the sample data against a real server
 	@tools/install
-	@$(QUIET_INTERRUPT) "$(BIN)/coldstart" demo $(ARGS)
+	@export $(ACTIVE); $(QUIET_INTERRUPT) "$(BIN)/coldstart" demo $(ARGS)
 
 test: ## Run the test suite (ARGS="-k selection")
 	@tools/install --dev
-	@$(QUIET_INTERRUPT) "$(BIN)/python" -m pytest $(ARGS)
+	@export $(ACTIVE); $(QUIET_INTERRUPT) "$(BIN)/python" -m pytest $(ARGS)
 
 serve: ## Serve your images: STUDIES=folder [PRESET=name] [PORT=8000] [HOST=127.0.0.1] [ARGS="--conf key value"]
 	@test -n "$(STUDIES)" || { echo 'make: say which folder holds the images: make serve STUDIES=/path/to/images' >&2; exit 1; }
 	@tools/install
-	@$(QUIET_INTERRUPT) "$(BIN)/coldstart" serve --studies "$(STUDIES)" $(if $(PRESET),--preset "$(PRESET)") --port "$(PORT)" $(if $(HOST),--host "$(HOST)") $(ARGS)
+	@export $(ACTIVE); $(QUIET_INTERRUPT) "$(BIN)/coldstart" serve --studies "$(STUDIES)" $(if $(PRESET),--preset "$(PRESET)") --port "$(PORT)" $(if $(HOST),--host "$(HOST)") $(ARGS)
 
 COMPILE = $(UV) pip compile --quiet
 PLATFORM = --python-version 3.11 --python-platform x86_64-manylinux_2_28
