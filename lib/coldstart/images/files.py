@@ -101,4 +101,4 @@ def _load_dicom(path: Path) -> Stored:
     mirror = -1.0 if dataset.PixelRepresentation else 2.0 ** int(dataset.BitsStored) - 1.0
     slope, intercept = float(dataset.get("RescaleSlope", 1.0)), float(dataset.get("RescaleIntercept", 0.0))
     inverted = slope * mirror + 2.0 * intercept - stored.array.astype(np.float64)
-    return Stored(inverted, stored.spacing, stored.origin, stored.direction, physical, None, {})
+    return stored.holding(inverted)

@@ -11,7 +11,9 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from numpy.typing import NDArray
 
 from coldstart.images.stored import Stored, UnusableError, times
 
@@ -21,26 +23,34 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 def load_itk(path: Path, *, physical: bool) -> Stored:
     """Read any file that ITK knows; `physical` says whether its spacing and position are to be believed."""
+    header = read_header(path, physical=physical)
     picture = sitk.ReadImage(str(path))
-    while picture.GetDimension() > 3 and picture.GetSize()[-1] == 1:
-        picture = sitk.Extract(picture, (*picture.GetSize()[:-1], 0))
-    if picture.GetDimension() > 3:
-        raise UnusableError(
-            f"it has {picture.GetDimension()} dimensions ({times(picture.GetSize())}), such as a time series; "
-            "export one volume"
-        )
-    array = sitk.GetArrayFromImage(picture)
-    if picture.GetNumberOfComponentsPerPixel() == 1 and array.ndim == picture.GetDimension():
-        array = array[..., None]
-    n_dims = array.ndim - 1
+    array = sitk.GetArrayViewFromImage(picture)
+    n_dims, n_file_dims = len(header.spacing), picture.GetDimension()
+    array = array.reshape((*array.shape[n_file_dims - n_dims : n_file_dims], picture.GetNumberOfComponentsPerPixel()))
+    return header.holding(array.copy().transpose(*range(n_dims - 1, -1, -1), n_dims))
+
+
+def read_header(path: Path, *, physical: bool) -> Stored:
+    """Read what ITK knows of a file without its pixels: `array` has the shape of the file, and no values of it."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    size = tuple(int(n) for n in reader.GetSize())
+    n_dims = len(size)
+    while n_dims > 3 and size[n_dims - 1] == 1:
+        n_dims -= 1
+    if n_dims > 3:
+        raise UnusableError(f"it has {n_dims} dimensions ({times(size)}), such as a time series; export one volume")
+    direction: NDArray[np.float64] = np.reshape(reader.GetDirection(), (len(size), len(size)))[:n_dims, :n_dims]
     return Stored(
-        array=array.transpose(*range(n_dims - 1, -1, -1), n_dims),
-        spacing=tuple(float(x) for x in picture.GetSpacing()),
-        origin=tuple(float(x) for x in picture.GetOrigin()),
-        direction=tuple(float(x) for x in picture.GetDirection()),
+        array=np.broadcast_to(np.uint8(0), (*size[:n_dims], int(reader.GetNumberOfComponents()))),
+        spacing=tuple(float(x) for x in reader.GetSpacing()[:n_dims]),
+        origin=tuple(float(x) for x in reader.GetOrigin()[:n_dims]),
+        direction=tuple(float(x) for x in direction.flat),
         physical=physical,
         nifti_sform=None,
-        metadata={key: picture.GetMetaData(key) for key in picture.GetMetaDataKeys() if "Segment" in key},
+        metadata={key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys() if "Segment" in key},
     )
 
 

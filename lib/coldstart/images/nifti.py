@@ -1,70 +1,89 @@
-"""What ITK leaves out about NIfTI-1: a check that the file is whole, and an sform that is not orthonormal."""
+"""Read NIfTI-1 with ITK's geometry and our own values, and write an sform that ITK cannot express.
+
+ITK's reader fills a file that is cut off with zeros, and turns NaN and infinity into zero, both without a word: the
+values are therefore read here. Anything unusual (NIfTI-2, colour, vectors, complex numbers) is left to ITK.
+"""
 
 from __future__ import annotations
 
 import gzip
+import math
 import struct
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coldstart.images.formats import image_suffix
-from coldstart.images.itk import load_itk
+from coldstart.images.itk import load_itk, read_header
 from coldstart.images.stored import Stored, UnusableError
 
-_CHUNK_BYTES = 1 << 20
+_HEAD_BYTES = 348
+_DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _LPS_OF_RAS = np.array([-1.0, -1.0, 1.0])
 
 
 def load_nifti(path: Path) -> Stored:
-    """Read NIfTI with ITK, after checking that it is whole: ITK fills what is missing with zeros and says nothing."""
-    head, n_present = _nifti_head(path)
-    order = _byte_order(head)
-    if order is not None:
-        dims = struct.unpack_from(f"{order}8h", head, 40)
-        bits, offset = struct.unpack_from(f"{order}h", head, 72)[0], struct.unpack_from(f"{order}f", head, 108)[0]
-        n_values = int(np.prod([max(n, 1) for n in dims[1 : 1 + max(0, min(dims[0], 7))]], dtype=np.int64))
-        n_required = int(offset) + n_values * bits // 8
-        if head[344:347] == b"n+1" and n_present < n_required:
-            raise UnusableError(f"the file is cut off: {n_present} of {n_required} bytes are there; copy it again")
-    stored = load_itk(path, physical=True)
-    sform = _sform(head, order)
-    if sform is None or _expresses(stored, sform):
-        return stored
-    return Stored(stored.array, stored.spacing, stored.origin, stored.direction, True, sform, stored.metadata)
+    """Read a NIfTI file as it is stored, its values rescaled as its header says."""
+    content = path.read_bytes()
+    if content.startswith(b"\x1f\x8b"):
+        content = gzip.decompress(content)
+    order = _byte_order(content)
+    if order is None:
+        return load_itk(path, physical=True)
+    header = read_header(path, physical=True)
+    values = _values(content, order, header.array.shape)
+    stored = load_itk(path, physical=True) if values is None else header.holding(values)
+    sform = _sform(content, order)
+    return stored if sform is None or _expresses(stored, sform) else replace(stored, nifti_sform=sform)
 
 
-def _nifti_head(path: Path) -> tuple[bytes, int]:
-    """Give the first 348 bytes and the number of bytes in all, uncompressed; a broken stream raises."""
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    if not packed:
-        with path.open("rb") as file:
-            return file.read(348), path.stat().st_size
-    with gzip.open(path, "rb") as stream:
-        head = stream.read(348)
-        n_bytes = len(head)
-        while chunk := stream.read(_CHUNK_BYTES):
-            n_bytes += len(chunk)
-    return head, n_bytes
+def write_sform(path: Path, sform: tuple[float, ...]) -> None:
+    """Put an sform (its code, then 12 entries, RAS) into a NIfTI-1 file; everything else stays."""
+    packed = image_suffix(path) == ".nii.gz"
+    content = bytearray(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+    order = _byte_order(content)
+    if order is None:
+        raise OSError("the header just written is not NIfTI-1")
+    struct.pack_into(f"{order}h", content, 254, int(sform[0]))
+    struct.pack_into(f"{order}12f", content, 280, *sform[1:])
+    path.write_bytes(gzip.compress(bytes(content), mtime=0) if packed else bytes(content))
 
 
-def _byte_order(head: bytes) -> Literal["<", ">"] | None:
-    """Byte order of a NIfTI-1 header; None for anything else (ITK judges NIfTI-2 on its own)."""
-    if len(head) == 348:
-        if struct.unpack_from("<i", head)[0] == 348:
+def _byte_order(content: bytes | bytearray) -> Literal["<", ">"] | None:
+    """Byte order of a single-file NIfTI-1; None for anything else."""
+    if len(content) >= _HEAD_BYTES and content[344:347] == b"n+1":
+        if struct.unpack_from("<i", content)[0] == _HEAD_BYTES:
             return "<"
-        if struct.unpack_from(">i", head)[0] == 348:
+        if struct.unpack_from(">i", content)[0] == _HEAD_BYTES:
             return ">"
     return None
 
 
-def _sform(head: bytes, order: Literal["<", ">"] | None) -> tuple[float, ...] | None:
-    if order is None:
+def _values(content: bytes, order: Literal["<", ">"], shape: tuple[int, ...]) -> NDArray[Any] | None:
+    """Take the values out of the file, rescaled; None where ITK has to do it."""
+    dims = struct.unpack_from(f"{order}8h", content, 40)
+    datatype = struct.unpack_from(f"{order}h", content, 70)[0]
+    offset, slope, intercept = struct.unpack_from(f"{order}3f", content, 108)
+    n_values = math.prod(max(n, 1) for n in dims[1 : 1 + max(0, min(dims[0], 7))])
+    if datatype not in _DTYPES or n_values != math.prod(shape) or shape[-1] != 1:
         return None
-    code = struct.unpack_from(f"{order}h", head, 254)[0]
-    return (float(code), *struct.unpack_from(f"{order}12f", head, 280)) if code > 0 else None
+    dtype = np.dtype(_DTYPES[datatype]).newbyteorder(order)
+    n_required = int(offset) + n_values * dtype.itemsize
+    if len(content) < n_required:
+        raise UnusableError(f"the file is cut off: {len(content)} of {n_required} bytes are there; copy it again")
+    raw = np.frombuffer(content, dtype, n_values, int(offset)).reshape(shape, order="F")
+    values = raw.astype(dtype.newbyteorder("="))
+    if slope and math.isfinite(slope) and math.isfinite(intercept) and (slope, intercept) != (1.0, 0.0):
+        values = values * np.float32(slope) + np.float32(intercept)
+    return values
+
+
+def _sform(content: bytes, order: Literal["<", ">"]) -> tuple[float, ...] | None:
+    code = struct.unpack_from(f"{order}h", content, 254)[0]
+    return (float(code), *struct.unpack_from(f"{order}12f", content, 280)) if code > 0 else None
 
 
 def _expresses(stored: Stored, sform: tuple[float, ...]) -> bool:
@@ -74,19 +93,6 @@ def _expresses(stored: Stored, sform: tuple[float, ...]) -> bool:
     ours[:n_dims, :n_dims] = np.reshape(stored.direction, (n_dims, n_dims)) * np.array(stored.spacing)
     ours[:n_dims, 3] = stored.origin
     ours *= _LPS_OF_RAS[:, None]
-    theirs = np.reshape(sform[1:], (3, 4))
-    size = np.array([*stored.array.shape[:-1], 1][:3], dtype=np.float64)
-    reach = np.abs(ours - theirs) @ np.append(size if n_dims == 3 else [*size[:2], 0.0], 1.0)
-    return bool(reach.max() <= 1e-3 * min(stored.spacing))
-
-
-def write_sform(path: Path, sform: tuple[float, ...]) -> None:
-    """Put an sform (its code, then 12 entries, RAS) into a NIfTI-1 file; everything else stays."""
-    packed = image_suffix(path) == ".nii.gz"
-    content = bytearray(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
-    order = _byte_order(bytes(content[:348]))
-    if order is None:
-        raise OSError("the header just written is not NIfTI-1")
-    struct.pack_into(f"{order}h", content, 254, int(sform[0]))
-    struct.pack_into(f"{order}12f", content, 280, *sform[1:])
-    path.write_bytes(gzip.compress(bytes(content), mtime=0) if packed else bytes(content))
+    reach = np.array([*stored.array.shape[:-1], *([0] * (3 - n_dims)), 1], dtype=np.float64)
+    away = np.abs(ours - np.reshape(sform[1:], (3, 4))) @ reach
+    return bool(away.max() <= 1e-3 * min(stored.spacing))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -26,6 +26,10 @@ class Stored:
     physical: bool
     nifti_sform: tuple[float, ...] | None
     metadata: Mapping[str, str]
+
+    def holding(self, array: NDArray[Any]) -> Stored:
+        """The same file with these values."""
+        return replace(self, array=array)
 
 
 def times(numbers: tuple[float, ...]) -> str:
