@@ -22,9 +22,6 @@ GRID_STEP = 16
 ENCODERS = ("auto", "radimagenet", "medicalnet", "descriptor")
 ENCODER_PREFIXES = ("resnet50:", "hf:")
 
-_YAML_FIELDS = ("labels", "spatial_size", "intensity_range")
-"""Fields that are not one word: `--conf labels "{lung: 1}"`, `--conf spatial_size "[256, 256]"`."""
-
 
 class Settings(BaseModel):
     """Everything that can be configured, with its default. `apps/coldstart_al/README.md` has the table for people."""
@@ -157,16 +154,32 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 
 def _parse_strings(values: Mapping[str, object]) -> dict[str, Any]:
     parsed = dict(values)
-    for key in _YAML_FIELDS:
+    for key, parse in _PARSERS.items():
         if isinstance(text := parsed.get(key), str):
             try:
-                parsed[key] = yaml.safe_load(text)
-            except yaml.YAMLError:
-                raise SettingsError(f"`{key}` must be a YAML value such as {_EXAMPLES[key]}; got '{text}'.") from None
+                parsed[key] = parse(text)
+            except ValueError:
+                raise SettingsError(
+                    f"`{key}` must look like {_EXAMPLES[key]}, without spaces; got '{text}'."
+                ) from None
     return parsed
 
 
-_EXAMPLES = {"labels": '"{lung: 1, heart: 2}"', "spatial_size": '"[256, 256]"', "intensity_range": '"[-1000, 1000]"'}
+def _parse_labels(text: str) -> dict[str, int]:
+    pairs = [pair.rpartition(":") for pair in text.split(",")]
+    labels = {name.strip(): int(value) for name, _, value in pairs}
+    if "" in labels or len(labels) < len(pairs):
+        raise ValueError("a name is missing or given twice")
+    return labels
+
+
+def _parse_numbers(text: str) -> list[float] | None:
+    return None if text.lower() in ("", "none", "null") else [float(number) for number in text.split(",")]
+
+
+_PARSERS = {"labels": _parse_labels, "spatial_size": _parse_numbers, "intensity_range": _parse_numbers}
+"""What is more than one word. MONAI Label's launcher splits at spaces, so the values hold none."""
+_EXAMPLES = {"labels": "lung:1,heart:2", "spatial_size": "256,256", "intensity_range": "-1000,1000"}
 
 
 def _validate(values: Mapping[str, Any], source: str) -> Settings:

@@ -1,0 +1,1 @@
+"""The only place that imports monailabel: each adapter translates, and decides nothing."""

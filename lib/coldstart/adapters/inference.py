@@ -1,0 +1,93 @@
+"""The infer task `attention_unet`: a label in the geometry of the image."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.utils.others.generic import device_list
+
+from coldstart.adapters.errors import AppError, answered
+from coldstart.campaign import Campaign
+from coldstart.images import read_image, result_suffix, write_label
+from coldstart.segmentation import Model, load_model, segment
+
+logger = logging.getLogger(__name__)
+
+
+class AttentionUnetInference(InferTask):  # type: ignore[misc]
+    """Segments one image with the published model, which is read again when another one is published."""
+
+    def __init__(self, campaign: Campaign):
+        super().__init__(
+            type=InferType.SEGMENTATION,
+            labels=dict(campaign.settings.labels),
+            dimension=campaign.settings.spatial_dims,
+            description="Attention U-Net, the model trained last",
+            config={"device": device_list()},
+        )
+        self._campaign = campaign
+        self._loaded: tuple[int, Model] | None = None
+        self._lock = threading.Lock()
+
+    def is_valid(self) -> bool:
+        """Tell whether a model was published; MONAI Label lists the task only then."""
+        return self._campaign.model_path.is_file()
+
+    def get_path(self, validate: bool = True) -> str | None:
+        """Path of the published model, which MONAI Label offers for download."""
+        return str(self._campaign.model_path) if self.is_valid() or not validate else None
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Segment `request["image"]`, a path; write the label in the geometry of the image.
+
+        Returns
+        -------
+        tuple of str and dict
+            Path of the label file, in the image's format or a lossless one in its place, or with the suffix
+            `result_extension`; and `label_names` (value of each structure), the model's version and the seconds taken.
+        """
+        started = time.monotonic()
+        if not self.is_valid():
+            raise AppError(
+                "There is no trained model yet. Label images, save them, and start a training first.", status_code=404
+            )
+        path = Path(request["image"])
+        if not path.is_file():
+            raise AppError(f"The server has no image '{request['image']}'. Choose one that it lists.", status_code=404)
+        with answered():
+            model = self._model()
+            image = read_image(path)
+            values = self._values(model)[segment(model, image)]
+            suffix = request.get("result_extension") or result_suffix(path)
+            with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
+                output = Path(file.name)
+            write_label(values, image.geometry, output)
+        return str(output), {
+            "label_names": self.labels,
+            "model_version": model.version,
+            "latencies": {"total": round(time.monotonic() - started, 3)},
+        }
+
+    def _model(self) -> Model:
+        with self._lock:
+            modified = self._campaign.model_path.stat().st_mtime_ns
+            if self._loaded is None or self._loaded[0] != modified:
+                self._loaded = modified, load_model(self._campaign.model_path, self._campaign.settings.device)
+            return self._loaded[1]
+
+    def _values(self, model: Model) -> np.ndarray:
+        """File value of each class; structures get their value by name."""
+        unknown = [name for name in model.label_names if name not in self.labels]
+        if unknown:
+            raise AppError(
+                f"The model was trained for {', '.join(model.label_names)}, but the labels configured now are "
+                f"{', '.join(self.labels)}. Train again, or configure {', '.join(unknown)} with --conf labels."
+            )
+        return np.array([0, *(self.labels[name] for name in model.label_names)])

@@ -1,0 +1,153 @@
+"""The train task `attention_unet`, on MONAI Label's own frame for stats and several GPUs."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.tasks.train.basic_train import BasicTrainTask
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from coldstart.adapters.errors import answered
+from coldstart.campaign import Campaign
+from coldstart.segmentation import EpochReport, Evaluation
+from coldstart.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_MONAILABEL_NAMES = {"max_epochs": "epochs", "train_batch_size": "batch_size"}
+"""What MONAI Label and its viewers call our settings."""
+
+
+class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
+    """Trains from scratch on every usable label, publishes the model, and judges it on the held-out images.
+
+    `BasicTrainTask` gives the frame: one process on one device, or with `multi_gpu` one process for each GPU (which
+    was not run on several GPUs). What happens inside is `coldstart.segmentation.train`.
+    """
+
+    def __init__(self, campaign: Campaign):
+        settings = campaign.settings
+        self._campaign = campaign
+        super().__init__(
+            model_dir=str(campaign.model_path.parent),
+            description="Attention U-Net, trained from scratch on all labels",
+            config={
+                "max_epochs": settings.epochs,
+                "train_batch_size": settings.batch_size,
+                "multi_gpu": False,
+                "tracking": "",
+            },
+            labels=settings.labels,
+            tracking=None,
+        )
+        # What this training does not use is not offered.
+        self._config = {
+            key: self._config[key] for key in ("max_epochs", "train_batch_size", "device", "multi_gpu", "gpus")
+        }
+
+    def network(self, context: object) -> None:
+        """Not asked: `train` is ours."""
+
+    optimizer = loss_function = train_pre_transforms = train_post_transforms = val_inferer = network
+
+    def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
+        """Take over what the datastore holds now, and check the request before anything is spawned."""
+        datastore.sync()
+        with answered():
+            self._settings_of(request)
+        return []
+
+    def train(self, rank: int, world_size: int, request: dict[str, Any], datalist: list[dict[str, Any]]) -> dict[str, Any]:
+        """Train in this process; the first of several publishes and keeps the stats."""
+        multi_gpu = bool(request["multi_gpu"])
+        settings = self._settings_of(request)
+        if multi_gpu:
+            settings = settings.override({"device": _join_processes(rank, world_size)})
+        started = time.time()
+        stats: dict[str, Any] = {"start_ts": int(started), "best_metric": 0, "train": {}}
+
+        def on_epoch(report: EpochReport) -> None:
+            stats |= {"epoch": report.epoch, "total_epochs": report.epochs}
+            stats["current_time"] = _duration(time.time() - started)
+            stats["train"] = {"loss": report.loss, "remaining": _duration(report.remaining_s)}
+            self._write_stats(stats)
+            logger.info(
+                "Epoch %d of %d, loss %.4f, %s left",
+                report.epoch,
+                report.epochs,
+                report.loss,
+                _duration(report.remaining_s),
+            )
+
+        with answered():
+            model, evaluation = self._campaign.train(
+                settings, on_epoch, rank=rank, world_size=world_size if multi_gpu else 1
+            )
+        if rank == 0:
+            stats.pop("current_time", None)
+            stats |= {"total_time": _duration(time.time() - started), "model_version": model.version}
+            stats |= _judged(evaluation)
+            self._write_stats(stats)
+            logger.info("Published model %s; %s", model.version, _sentence(evaluation))
+        return stats
+
+    def cleanup(self, request: dict[str, Any]) -> None:
+        """Nothing was cached."""
+
+    def _settings_of(self, request: dict[str, Any]) -> Settings:
+        values = {_MONAILABEL_NAMES.get(key, key): value for key, value in request.items()}
+        values["device"] = _device(request.get("device"), self._campaign.settings.device)
+        return self._campaign.settings.override(values)
+
+    def _write_stats(self, stats: dict[str, Any]) -> None:
+        path = Path(self._stats_path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(stats, indent=2), encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def _device(requested: object, configured: str) -> str:
+    """Viewers send the name of a card out of the list that they were offered; the first of it is no choice."""
+    offered = device_list()
+    name = requested[0] if isinstance(requested, list) and requested else requested
+    if not isinstance(name, str) or name == offered[0]:
+        return configured
+    return str(name_to_device(name))
+
+
+def _join_processes(rank: int, world_size: int) -> str:
+    import torch
+
+    os.environ["LOCAL_RANK"] = str(rank)
+    torch.cuda.set_device(rank)
+    torch.distributed.init_process_group("nccl", rank=rank, world_size=world_size)
+    return f"cuda:{rank}"
+
+
+def _judged(evaluation: Evaluation | None) -> dict[str, Any]:
+    """The summary for the stats, which travel with every click; the details of each image are in the database."""
+    if evaluation is None:
+        return {}
+    summary = {key: value for key, value in evaluation.to_dict().items() if key not in ("images", "left_out")}
+    return {"best_metric": evaluation.dice, "heldout": {"n_images": len(evaluation.images), **summary}}
+
+
+def _sentence(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return "no held-out image has a label"
+    return (
+        f"on {len(evaluation.images)} held-out images Dice {evaluation.dice:.4f}, "
+        f"HD95 {evaluation.hd95:.2f} {evaluation.hd95_unit}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=int(seconds)))

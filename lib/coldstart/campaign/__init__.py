@@ -1,0 +1,7 @@
+"""What to serve next and why, and what a saved label changes; knows no server."""
+
+from coldstart.campaign.campaign import Campaign, TaskName, read_held_out
+from coldstart.campaign.inventory import LabelFile
+from coldstart.campaign.serving import STRATEGIES, Sample, StrategyName
+
+__all__ = ["STRATEGIES", "Campaign", "LabelFile", "Sample", "StrategyName", "TaskName", "read_held_out"]

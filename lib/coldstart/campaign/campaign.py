@@ -1,0 +1,235 @@
+"""One labelling campaign on one studies folder: what the server, its child processes and the command line ask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import func, select
+
+from coldstart.campaign import inventory, learning, planning, serving
+from coldstart.campaign.inventory import LabelFile
+from coldstart.campaign.learning import LabelledImages
+from coldstart.embedding import create_encoder
+from coldstart.exceptions import SettingsError
+from coldstart.segmentation import (
+    EpochReport,
+    Evaluation,
+    Model,
+    evaluate,
+    load_model,
+    predict_prepared,
+    prepare_image,
+    save_model,
+    train,
+)
+from coldstart.settings import Settings
+from coldstart.store import Image, Label, Progress, Scoring, Store
+
+TaskName = Literal["embedding", "entropy"]
+
+PROGRESS_EVERY_S = 0.5
+"""How often a long task writes how far it is."""
+
+
+class Campaign:
+    """The campaign's state and what can be done with it.
+
+    Parameters
+    ----------
+    settings : Settings
+        The campaign's settings; a click may bring its own alpha.
+    folder : Path
+        Folder of the database and the models.
+
+    Raises
+    ------
+    StoreError
+        If the database cannot be used.
+    SettingsError
+        If the list of held-out images cannot be read.
+    """
+
+    def __init__(self, settings: Settings, folder: Path):
+        self.settings = settings
+        self.folder = folder
+        self.held_out = read_held_out(settings.heldout)
+        self.store = Store(folder)
+        self.model_path = folder / "models" / "attention_unet.pt"
+
+    def __reduce__(self) -> tuple[type[Campaign], tuple[Settings, Path]]:
+        """Pickle for another process, which opens the database anew."""
+        return Campaign, (self.settings, self.folder)
+
+    def sync(self, images: Mapping[str, Path], labels: Mapping[str, LabelFile]) -> None:
+        """Take over what the datastore shows: images by id, and final labels by image id."""
+        inventory.sync_images(self.store, images, self.held_out)
+        inventory.sync_labels(self.store, labels, self.settings.labels)
+
+    def save_label(self, image_id: str, label: LabelFile) -> str | None:
+        """Count a label that was just saved; return why it stays out of training, or None."""
+        return inventory.save_label(self.store, image_id, label, self.settings.labels)
+
+    def remove_label(self, image_id: str) -> None:
+        """Make an image whose final label was removed a candidate again."""
+        inventory.remove_label(self.store, image_id)
+
+    def label_problem(self, image_id: str) -> str | None:
+        """Why the label of an image stays out of training, or None."""
+        with self.store.reading() as session:
+            return session.scalar(select(Label.problem).join(Image).where(Image.image_id == image_id))
+
+    def next_sample(
+        self, strategy: serving.StrategyName, *, annotator: str | None = None, alpha: float | None = None
+    ) -> serving.Sample | None:
+        """Choose and reserve the next image; see `coldstart.campaign.serving.next_sample`."""
+        chosen = self.settings.alpha if alpha is None else alpha
+        return serving.next_sample(self.store, self.settings, strategy, annotator=annotator, alpha=chosen)
+
+    def tasks_to_do(self) -> dict[TaskName, str]:
+        """Tasks that have something to do, each with a fingerprint that changes when there is something else to do."""
+        tasks: dict[TaskName, str] = {}
+        with self.store.reading() as session:
+            if planning.needs_embedding(session, self.settings):
+                images = session.execute(
+                    select(Image.image_id, Image.signature).where(Image.present, Image.problem.is_(None))
+                )
+                tasks["embedding"] = str(hash(frozenset(images.tuples())))
+            if learning.needs_scoring(session) and (model := learning.newest_model(session)) is not None:
+                tasks["entropy"] = model.version
+        return tasks
+
+    def embed(self) -> int:
+        """Embed what is new or changed, keep the map and the plan; return how many images were looked at."""
+        with self.store.reading() as session:
+            if not planning.needs_embedding(session, self.settings):
+                return 0
+        encoder = create_encoder(
+            self.settings.encoder, weights=self.settings.encoder_weights, device=self.settings.device
+        )
+        report = self._progress("embedding", f"encoder {encoder.name}")
+        count = planning.embed_images(self.store, self.settings, encoder, report)
+        planning.update_map(self.store, self.settings, encoder)
+        planning.update_plan(self.store, self.settings)
+        return count
+
+    def require_training_images(self) -> LabelledImages:
+        """Labelled images to learn from; ModelError when there is none."""
+        return learning.require_training_images(self.store)
+
+    def train(
+        self, settings: Settings, on_epoch: Callable[[EpochReport], None], *, rank: int = 0, world_size: int = 1
+    ) -> tuple[Model, Evaluation | None]:
+        """Train on every usable label from scratch, publish the model, and judge it on the held-out images.
+
+        Parameters
+        ----------
+        settings : Settings
+            The campaign's, with what the request for this training overrides.
+        on_epoch : callable
+            Called after every epoch.
+        rank, world_size : int
+            Of this process in a training on several GPUs; the first one publishes.
+
+        Raises
+        ------
+        ModelError
+            If there is no label to learn from, or the training diverged; the model before stays in use.
+        """
+        labelled = self.require_training_images()
+        config = learning.training_config(settings)
+        model = train(labelled.training, config, on_epoch=on_epoch, rank=rank, world_size=world_size)
+        return model, self._publish(model, labelled) if rank == 0 else None
+
+    def _publish(self, model: Model, labelled: LabelledImages) -> Evaluation | None:
+        """Put a trained model in the place of the one before, and judge it on the held-out images that have labels."""
+        report = self._progress("evaluation", f"model {model.version}")
+        evaluation = evaluate(model, labelled.held_out, report) if labelled.held_out else None
+        save_model(model, self.model_path)
+        details = {
+            **model.metadata,
+            "problems": labelled.problems,
+            "heldout": evaluation.to_dict() if evaluation is not None else None,
+        }
+        learning.record_model(self.store, model.version, details)
+        return evaluation
+
+    def score(self) -> int:
+        """Score the unlabelled images with the published model; return how many were scored."""
+        model = load_model(self.model_path, self.settings.device)
+        report = self._progress("entropy", f"model {model.version}")
+        return learning.score_pool(
+            self.store,
+            self.settings,
+            model.version,
+            prepare=partial(prepare_image, config=model.config),
+            predict=partial(predict_prepared, model),
+            progress=report,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """The campaign in numbers, for `GET /info/`; plain JSON types."""
+        usable = (Image.present, Image.problem.is_(None), ~Image.held_out)
+        labelled = select(func.count()).select_from(Image).join(Label)
+        with self.store.reading() as session:
+            current, plan = planning.current_map(session), planning.current_plan(session)
+            model = learning.newest_model(session)
+            scoring = session.scalar(select(Scoring).order_by(Scoring.id.desc()).limit(1))
+            set_aside = session.execute(
+                select(Image.image_id, Image.problem).where(Image.present, Image.problem.is_not(None)).limit(100)
+            )
+            return {
+                "preset": self.settings.preset,
+                "encoder": current.encoder if current is not None else f"{self.settings.encoder} (not embedded yet)",
+                "projection": self.settings.projection,
+                "images": session.scalar(select(func.count()).select_from(Image).where(*usable)),
+                "held_out": session.scalar(select(func.count()).where(Image.present, Image.held_out)),
+                "labelled": session.scalar(labelled.where(*usable)),
+                "budget": self.settings.budget,
+                "planned": plan.size if plan is not None else None,
+                "n_clusters": plan.n_clusters if plan is not None else None,
+                "model_version": model.version if model is not None else None,
+                "scored_model_version": scoring.model_version if scoring is not None else None,
+                "set_aside": dict(set_aside.tuples().all()),
+                "label_problems": list(session.scalars(select(Label.problem).where(Label.problem.is_not(None)))),
+                "progress": {
+                    row.task: {"done": row.done, "total": row.total, "message": row.message}
+                    for row in session.scalars(select(Progress))
+                },
+                "state_dir": str(self.store.folder),
+            }
+
+    def _progress(self, task: str, message: str) -> planning.ProgressCallback:
+        last = 0.0
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            if done < total and time.monotonic() - last < PROGRESS_EVERY_S:
+                return
+            last = time.monotonic()
+            with self.store.writing() as session:
+                session.merge(Progress(task=task, done=done, total=total, updated_at=time.time(), message=message))
+
+        return report
+
+
+def read_held_out(path: Path | None) -> frozenset[str]:
+    """Ids of the held-out images: one a line, empty lines and lines that begin with # left out.
+
+    Raises
+    ------
+    SettingsError
+        If the file cannot be read.
+    """
+    if path is None:
+        return frozenset()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"--conf heldout must name a text file with one image id a line; got '{path}': {error}."
+        ) from None
+    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))

@@ -1,0 +1,150 @@
+"""What a training learns from, what is judged on, and what its entropies change."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from coldstart.campaign.planning import ProgressCallback
+from coldstart.exceptions import ImageError, ModelError
+from coldstart.images import Image as PixelImage
+from coldstart.scoring import score_entropy
+from coldstart.segmentation import Sample, TrainingConfig, class_names
+from coldstart.settings import Settings
+from coldstart.store import Image, Label, Model, Scoring, Store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with a usable label: those to learn from and, apart, the held-out ones to be judged on."""
+
+    training: list[Sample]
+    held_out: list[Sample]
+    problems: list[str]
+
+
+def labelled_images(store: Store) -> LabelledImages:
+    """Labelled images, by id; a label with a problem is left out, and its sentence is among `problems`."""
+    usable = select(Image, Label).join(Label).where(Image.present, Image.problem.is_(None)).order_by(Image.image_id)
+    found = LabelledImages([], [], [])
+    with store.reading() as session:
+        for image, label in session.execute(usable).tuples():
+            if label.class_of_value is None:
+                found.problems.append(str(label.problem))
+                continue
+            classes = {int(value): int(index) for value, index in label.class_of_value.items()}
+            sample = Sample(image.image_id, Path(image.path), Path(label.path), classes)
+            (found.held_out if image.held_out else found.training).append(sample)
+    return found
+
+
+def require_training_images(store: Store) -> LabelledImages:
+    """Labelled images, of which at least one can be learned from.
+
+    Raises
+    ------
+    ModelError
+        If there is none; the sentence says why.
+    """
+    found = labelled_images(store)
+    if not found.training:
+        detail = f" {len(found.problems)} label(s) cannot be used; the first: {found.problems[0]}" if found.problems else ""
+        raise ModelError(
+            "A training needs at least 1 labelled image outside the held-out ones; got 0. "
+            f"Label an image, save it, and train again.{detail}"
+        )
+    return found
+
+
+def training_config(settings: Settings) -> TrainingConfig:
+    """The part of the settings that a training needs."""
+    return TrainingConfig(
+        label_names=class_names(settings.labels),
+        spatial_dims=settings.spatial_dims,
+        spatial_size=settings.spatial_size,
+        intensity_range=settings.intensity_range,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        dropout=settings.dropout,
+        random_state=settings.random_state,
+        device=settings.device,
+        amp=settings.amp,
+    )
+
+
+def record_model(store: Store, version: str, details: dict[str, Any]) -> None:
+    """Note that a model was published; `details` are plain JSON types."""
+    with store.writing() as session:
+        session.add(Model(version=version, created_at=time.time(), details=details))
+
+
+def newest_model(session: Session) -> Model | None:
+    """The model published last."""
+    return session.scalar(select(Model).order_by(Model.id.desc()).limit(1))
+
+
+def needs_scoring(session: Session) -> bool:
+    """Tell whether the newest model has not scored the pool yet."""
+    model = newest_model(session)
+    scoring = session.scalar(select(Scoring).order_by(Scoring.id.desc()).limit(1))
+    return model is not None and (scoring is None or scoring.model_version != model.version)
+
+
+def score_pool(
+    store: Store,
+    settings: Settings,
+    version: str,
+    *,
+    prepare: Callable[[PixelImage], Any],
+    predict: Callable[[Sequence[Any]], Any],
+    progress: ProgressCallback | None = None,
+) -> int:
+    """Score every unlabelled image by the entropy of its prediction; return how many were scored.
+
+    `prepare` and `predict` are as `coldstart.scoring.score_entropy` takes them.
+    The entropies and their range become visible together, in one transaction, when the scoring is complete.
+    """
+    unlabelled = select(Image).outerjoin(Label).where(Image.present, ~Image.held_out, Image.problem.is_(None))
+    with store.reading() as session:
+        rows = list(session.scalars(unlabelled.where(Label.image.is_(None)).order_by(Image.image_id)))
+    results = score_entropy(
+        predict,
+        [Path(row.path) for row in rows],
+        spatial_dims=settings.spatial_dims,
+        prepare=prepare,
+        batch_size=settings.score_batch_size,
+        progress=progress,
+    )
+    entropies: dict[int, float] = {}
+    for index, result in results:
+        if isinstance(result, ImageError):
+            logger.warning("Not scored: %s", result)
+        else:
+            entropies[index] = result
+    values = np.array(list(entropies.values()), dtype=float)
+    with store.writing() as session:
+        scoring = Scoring(
+            model_version=version,
+            finished_at=time.time(),
+            n_images=len(entropies),
+            minimum=float(values.min()) if values.size else 0.0,
+            maximum=float(values.max()) if values.size else 0.0,
+            mean=float(values.mean()) if values.size else 0.0,
+        )
+        session.add(scoring)
+        session.flush()
+        for index, entropy in entropies.items():
+            unchanged = update(Image).where(Image.id == rows[index].id, Image.signature == rows[index].signature)
+            session.execute(unchanged.values(entropy=entropy, scoring_id=scoring.id))
+    return len(entropies)

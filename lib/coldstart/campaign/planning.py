@@ -1,0 +1,273 @@
+"""From files to a plan: embed what is new, keep the 2D map, make the cold-start plan and carry it on."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session, undefer
+
+from coldstart.embedding import Encoder, embed_files
+from coldstart.exceptions import ImageError
+from coldstart.projection import fit_projection, place
+from coldstart.selection import plan_cold_start
+from coldstart.settings import Settings
+from coldstart.store import Image, ImageMap, Label, Plan, PlanPick, Serving, Store, bytes_to_vector, vector_to_bytes
+from coldstart.store.schema import POINT_DTYPE
+
+logger = logging.getLogger(__name__)
+
+COMMIT_EVERY = 32
+"""Vectors are written in groups of this size: a run that is killed loses no more than one group."""
+
+ProgressCallback = Callable[[int, int], None]
+
+
+def configured_encoder(settings: Settings) -> str:
+    """What the settings ask for, as one string; a change of it asks for new vectors."""
+    return settings.encoder if settings.encoder_weights is None else f"{settings.encoder} {settings.encoder_weights}"
+
+
+def needs_embedding(session: Session, settings: Settings) -> bool:
+    """Tell whether images wait for their vector or point, or the plan for being made or carried on."""
+    current = current_map(session)
+    if current is None or (current.configured, current.method) != (configured_encoder(settings), settings.projection):
+        return session.scalar(select(Image.id).where(Image.present, Image.problem.is_(None)).limit(1)) is not None
+    waiting = Image.vector.is_(None) | Image.map_id.is_distinct_from(current.id)
+    if session.scalar(select(Image.id).where(Image.present, Image.problem.is_(None), waiting).limit(1)) is not None:
+        return True
+    return _plan_is_outdated(session, current, settings)
+
+
+def embed_images(store: Store, settings: Settings, encoder: Encoder, progress: ProgressCallback | None = None) -> int:
+    """Embed every image that has no vector of this encoder; return how many were embedded or set aside."""
+    key = _encoder_key(encoder)
+    with store.reading() as session:
+        usable = select(Image.id, Image.path, Image.signature).where(Image.present, Image.problem.is_(None))
+        wanted = Image.vector.is_(None) | (Image.encoder != key)
+        pending = session.execute(usable.where(wanted).order_by(Image.image_id)).all()
+    results = embed_files(
+        encoder,
+        [Path(row.path) for row in pending],
+        spatial_dims=settings.spatial_dims,
+        batch_size=settings.embed_batch_size,
+        progress=progress,
+    )
+    group: list[dict[str, object]] = []
+    for index, result in results:
+        if isinstance(result, ImageError):
+            logger.warning("Set aside: %s", result)
+            values = {"problem": str(result)}
+        else:
+            values = {"vector": vector_to_bytes(result), "encoder": key}
+        group.append({"row": pending[index], "values": values})
+        if len(group) == COMMIT_EVERY:
+            _write_vectors(store, group)
+            group = []
+    _write_vectors(store, group)
+    return len(pending)
+
+
+def _write_vectors(store: Store, group: Sequence[dict[str, object]]) -> None:
+    with store.writing() as session:
+        for item in group:
+            row, values = item["row"], item["values"]
+            unchanged = update(Image).where(Image.id == row.id, Image.signature == row.signature)  # type: ignore[attr-defined]
+            session.execute(unchanged.values(**values))  # type: ignore[arg-type]
+
+
+def update_map(store: Store, settings: Settings, encoder: Encoder) -> None:
+    """Make the map where there is none for this encoder and projection; place on it what is not there yet.
+
+    Held-out images never fit the map.
+    """
+    key = _encoder_key(encoder)
+    with store.reading() as session:
+        current = current_map(session)
+        embedded = select(Image).where(Image.vector.is_not(None), Image.encoder == key).options(undefer(Image.vector))
+        rows = list(session.scalars(embedded.order_by(Image.image_id)))
+    fits = current is not None and (current.encoder, current.method) == (key, settings.projection)
+    if current is not None and fits and any(row.fitted and row.map_id == current.id for row in rows):
+        _place_missing(store, settings, current, rows)
+        return
+    fitting = [row for row in rows if row.present and not row.held_out and row.problem is None]
+    if not fitting:
+        return
+    points = fit_projection(_vectors(fitting), settings.projection, random_state=settings.random_state)
+    with store.writing() as session:
+        made = ImageMap(
+            created_at=time.time(),
+            configured=configured_encoder(settings),
+            encoder=key,
+            method=settings.projection,
+            random_state=settings.random_state,
+        )
+        session.add(made)
+        session.flush()
+        _write_points(session, made, fitting, points, fitted=True)
+    with store.reading() as session:
+        rows = list(session.scalars(embedded.order_by(Image.image_id)))
+    _place_missing(store, settings, made, rows)
+
+
+def _place_missing(store: Store, settings: Settings, current: ImageMap, rows: Sequence[Image]) -> None:
+    fitted = [row for row in rows if row.fitted and row.map_id == current.id]
+    missing = [row for row in rows if row.map_id != current.id]
+    if missing:
+        points = place(
+            _vectors(missing), _vectors(fitted), _points(fitted), settings.projection, random_state=current.random_state
+        )
+    with store.writing() as session:
+        if current.configured != configured_encoder(settings):
+            session.execute(update(ImageMap).where(ImageMap.id == current.id).values(configured=configured_encoder(settings)))
+        if missing:
+            _write_points(session, current, missing, points, fitted=False)
+            _inherit_clusters(session, missing, points, fitted)
+
+
+def _write_points(session: Session, made: ImageMap, rows: Sequence[Image], points: np.ndarray, *, fitted: bool) -> None:
+    for row, point in zip(rows, points, strict=True):
+        unchanged = update(Image).where(Image.id == row.id, Image.signature == row.signature)
+        session.execute(unchanged.values(map_id=made.id, point=vector_to_bytes(point, POINT_DTYPE), fitted=fitted))
+
+
+def _inherit_clusters(session: Session, rows: Sequence[Image], points: np.ndarray, fitted: Sequence[Image]) -> None:
+    """An image placed later belongs to the cluster of its nearest neighbour among those that made the map."""
+    clustered = [row for row in fitted if row.cluster is not None]
+    if not clustered:
+        return
+    known = _points(clustered)
+    for row, point in zip(rows, points, strict=True):
+        nearest = int(np.argmin(np.linalg.norm(known - point, axis=1)))
+        session.execute(update(Image).where(Image.id == row.id).values(cluster=clustered[nearest].cluster))
+
+
+def update_plan(store: Store, settings: Settings) -> None:
+    """Make the plan, carry it on when the budget was raised or the map renewed, cut it when the budget was lowered.
+
+    Picks that were served or labelled stay; what they are is what the rest of a plan starts from.
+    """
+    with store.reading() as session:
+        current = current_map(session)
+        if current is None or not _plan_is_outdated(session, current, settings):
+            return
+        plan = current_plan(session)
+        pool = pool_rows(session, current)
+        taken = taken_rows(session)
+    size = min(settings.budget, len(pool))
+    if plan is not None and plan.map_id == current.id and size <= plan.size:
+        _cut_plan(store, plan, taken, settings.budget, size)
+        return
+    position = {row.id: index for index, row in enumerate(pool)}
+    selected = [position[row] for row in taken if row in position]
+    made = plan_cold_start(
+        _points(pool),
+        max(size, len(selected)),
+        selected=selected,
+        k_max=settings.k_max,
+        random_state=settings.random_state,
+    )
+    with store.writing() as session:
+        kept = _kept_picks(session, plan, taken)
+        session.execute(delete(PlanPick))
+        session.execute(delete(Plan))
+        row = Plan(
+            created_at=time.time(),
+            map_id=current.id,
+            budget=settings.budget,
+            size=size,
+            n_clusters=int(made.n_clusters),
+            silhouettes={str(k): float(value) for k, value in made.silhouettes.items()},
+            silhouette_sample_size=made.silhouette_sample_size,
+        )
+        session.add(row)
+        session.flush()
+        for image, label in zip(pool, made.labels, strict=True):
+            session.execute(update(Image).where(Image.id == image.id).values(cluster=int(label)))
+        for rank, pick in enumerate(kept):
+            session.add(PlanPick(plan_id=row.id, rank=rank, **pick))
+        for rank, new in enumerate(made.picks, start=len(kept)):
+            distance = None if math.isnan(new.distance) else float(new.distance)
+            session.add(
+                PlanPick(
+                    plan_id=row.id,
+                    rank=rank,
+                    image_row=pool[int(new.index)].id,
+                    cluster=int(new.cluster),
+                    cluster_size=int(new.cluster_size),
+                    role=new.role,
+                    distance=distance,
+                )
+            )
+    if settings.budget > len(pool):
+        logger.warning("The budget of %d is more than the pool's %d images: all are planned.", settings.budget, len(pool))
+
+
+def _plan_is_outdated(session: Session, current: ImageMap, settings: Settings) -> bool:
+    plan = current_plan(session)
+    if plan is None or plan.map_id != current.id or plan.budget != settings.budget:
+        return session.scalar(_pool(current).limit(1)) is not None
+    return plan.size < plan.budget and plan.size < len(pool_rows(session, current))
+
+
+def _kept_picks(session: Session, plan: Plan | None, taken: set[int]) -> list[dict[str, object]]:
+    if plan is None:
+        return []
+    fields = ("image_row", "cluster", "cluster_size", "role", "distance")
+    picks = session.scalars(select(PlanPick).where(PlanPick.plan_id == plan.id).order_by(PlanPick.rank))
+    return [{name: getattr(pick, name) for name in fields} for pick in picks if pick.image_row in taken]
+
+
+def _cut_plan(store: Store, plan: Plan, taken: set[int], budget: int, size: int) -> None:
+    with store.writing() as session:
+        room = size - len(taken)
+        for pick in session.scalars(select(PlanPick).where(PlanPick.plan_id == plan.id).order_by(PlanPick.rank)):
+            if pick.image_row in taken:
+                continue
+            if room <= 0:
+                session.delete(pick)
+            room -= 1
+        session.execute(update(Plan).where(Plan.id == plan.id).values(budget=budget, size=size))
+
+
+def current_map(session: Session) -> ImageMap | None:
+    """The newest map."""
+    return session.scalar(select(ImageMap).order_by(ImageMap.id.desc()).limit(1))
+
+
+def current_plan(session: Session) -> Plan | None:
+    """The plan in force."""
+    return session.scalar(select(Plan).order_by(Plan.id.desc()).limit(1))
+
+
+def _pool(current: ImageMap):  # type: ignore[no-untyped-def]
+    usable = select(Image).where(Image.present, ~Image.held_out, Image.problem.is_(None))
+    return usable.where(Image.map_id == current.id).order_by(Image.image_id)
+
+
+def pool_rows(session: Session, current: ImageMap) -> list[Image]:
+    """The images on the map that may be served, labelled ones included, by id."""
+    return list(session.scalars(_pool(current)))
+
+
+def taken_rows(session: Session) -> set[int]:
+    """Rows of the images that were labelled or ever served."""
+    labelled = session.scalars(select(Label.image).join(Image).where(~Image.held_out))
+    return set(labelled) | set(session.scalars(select(Serving.image_row)))
+
+
+def _encoder_key(encoder: Encoder) -> str:
+    return f"{encoder.name} {encoder.version}"
+
+
+def _vectors(rows: Sequence[Image]) -> np.ndarray:
+    return np.stack([bytes_to_vector(row.vector) for row in rows if row.vector is not None])
+
+
+def _points(rows: Sequence[Image]) -> np.ndarray:
+    return np.stack([bytes_to_vector(row.point, POINT_DTYPE) for row in rows if row.point is not None])
