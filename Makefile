@@ -15,8 +15,8 @@ export VENV
 BIN := $(abspath $(VENV))/bin
 # What the environment starts in its turn (dcmqi's programs, "python") has to be its own.
 ACTIVE = PATH="$(BIN):$$PATH"
-# Ctrl-C reaches the program itself: it ends in its own time, and make has nothing to complain about.
-QUIET_INTERRUPT = trap : INT; run() { "$$@"; local s=$$?; [ $$s = 130 ] && s=0; return $$s; }; run
+# Ctrl-C is how a server is ended, so it is no error: the server gets it itself and ends in its own time.
+UNTIL_CTRL_C = trap : INT; until_interrupt() { "$$@"; local s=$$?; [ $$s = 130 ] || return $$s; }; until_interrupt
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -26,16 +26,16 @@ install: ## Create the environment (VENV=.venv PYTHON=python3.11)
 
 demo: ## Play a whole annotation campaign on the sample data against a real server
 	@tools/install
-	@export $(ACTIVE); $(QUIET_INTERRUPT) "$(BIN)/coldstart" demo $(ARGS)
+	@$(ACTIVE) "$(BIN)/coldstart" demo $(ARGS)
 
 test: ## Run the test suite (ARGS="-k selection")
 	@tools/install --dev
-	@export $(ACTIVE); $(QUIET_INTERRUPT) "$(BIN)/python" -m pytest $(ARGS)
+	@$(ACTIVE) "$(BIN)/python" -m pytest $(ARGS)
 
 serve: ## Serve your images: STUDIES=folder [PRESET=name] [PORT=8000] [HOST=127.0.0.1] [ARGS="--conf key value"]
 	@test -n "$(STUDIES)" || { echo 'make: say which folder holds the images: make serve STUDIES=/path/to/images' >&2; exit 1; }
 	@tools/install
-	@export $(ACTIVE); $(QUIET_INTERRUPT) "$(BIN)/coldstart" serve --studies "$(STUDIES)" $(if $(PRESET),--preset "$(PRESET)") --port "$(PORT)" $(if $(HOST),--host "$(HOST)") $(ARGS)
+	@export $(ACTIVE); $(UNTIL_CTRL_C) "$(BIN)/coldstart" serve --studies "$(STUDIES)" $(if $(PRESET),--preset "$(PRESET)") --port "$(PORT)" $(if $(HOST),--host "$(HOST)") $(ARGS)
 
 COMPILE = $(UV) pip compile --quiet
 PLATFORM = --python-version 3.11 --python-platform x86_64-manylinux_2_28
