@@ -74,7 +74,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         stats: dict[str, Any] = {"start_ts": int(started), "best_metric": 0, "train": {}}
 
         def on_epoch(report: EpochReport) -> None:
-            stats |= {"epoch": report.epoch, "total_epochs": report.epochs}
+            stats.update(epoch=report.epoch, total_epochs=report.epochs)
             stats["current_time"] = _duration(time.time() - started)
             stats["train"] = {"loss": report.loss, "remaining": _duration(report.remaining_s)}
             self._write_stats(stats)
@@ -92,8 +92,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
             )
         if rank == 0:
             stats.pop("current_time", None)
-            stats |= {"total_time": _duration(time.time() - started), "model_version": model.version}
-            stats |= _judged(evaluation)
+            stats.update(total_time=_duration(time.time() - started), model_version=model.version, **_judged(evaluation))
             self._write_stats(stats)
             logger.info("Published model %s; %s", model.version, _sentence(evaluation))
         return stats

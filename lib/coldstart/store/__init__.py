@@ -1,6 +1,6 @@
 """The app's own SQLite database: one row for each image, and what happened to it."""
 
-from coldstart.store.database import SCHEMA_HEAD, Store
+from coldstart.store.database import FILE_NAME, SCHEMA_HEAD, Store
 from coldstart.store.location import file_signature, state_folder
 from coldstart.store.schema import (
     Image,
@@ -17,6 +17,7 @@ from coldstart.store.schema import (
 )
 
 __all__ = [
+    "FILE_NAME",
     "SCHEMA_HEAD",
     "Image",
     "ImageMap",

@@ -1,0 +1,160 @@
+"""A whole campaign against a real server over HTTP, with ground truth in the annotator's place.
+
+MONAI Label's own client plays the viewer: cold-start samples until the budget, a training, the scoring, active samples,
+a second training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from monailabel.client import MONAILabelClient
+
+from coldstart.adapters.app import MODEL_NAME
+from coldstart.exceptions import ColdStartError
+
+POLL_S = 0.5
+STRATEGY = "coldstart_al"
+FAILED = ("ERROR", "STOPPED")
+
+
+class SimulationError(ColdStartError):
+    """A simulated campaign cannot go on."""
+
+
+class Observer(Protocol):
+    """Who watches a simulated campaign: the terminal, or a test."""
+
+    def served(self, number: int, sample: dict[str, Any]) -> None:
+        """Called when an image was served, before its label is saved."""
+
+    def trained(self, number: int, stats: dict[str, Any]) -> None:
+        """Called when a training has ended, with its stats."""
+
+    def waiting(self, what: str) -> Any:
+        """Return a context manager that gives a callable to report (done, total) to."""
+
+
+@dataclass
+class CampaignLog:
+    """What happened, as plain JSON types."""
+
+    served: list[dict[str, Any]] = field(default_factory=list)
+    trainings: list[dict[str, Any]] = field(default_factory=list)
+    campaign: dict[str, Any] = field(default_factory=dict)
+
+
+class SimulatedAnnotator:
+    """Asks for samples and labels them from a folder of ground truth.
+
+    Parameters
+    ----------
+    url : str
+        Of the server.
+    labels : Path
+        Folder with one label file for each image, of the same name.
+    observer : Observer
+    client_id : str
+        The annotator's name.
+    """
+
+    def __init__(self, url: str, labels: Path, observer: Observer, client_id: str = "simulated-annotator"):
+        self._client = MONAILabelClient(url, client_id=client_id)
+        self._labels = labels
+        self._observer = observer
+        self.log = CampaignLog()
+
+    def play(self, n_active: int) -> CampaignLog:
+        """Play the whole campaign: the budget, a training, `n_active` active samples, a second training."""
+        self.wait_until("the images are embedded", "embedding", lambda state: state["planned"] is not None)
+        self.label(int(self._state()["planned"]))
+        self.train()
+        self.wait_until(
+            "the unlabelled images are scored",
+            "entropy",
+            lambda state: state["scored_model_version"] == state["model_version"],
+        )
+        self.label(n_active)
+        self.train()
+        self.log.campaign = self._state()
+        return self.log
+
+    def label(self, n: int) -> None:
+        """Ask for `n` samples, one after the other, and save the label of each."""
+        for _ in range(n):
+            started = time.monotonic()
+            sample = self._client.next_sample(STRATEGY, {})
+            if not sample:
+                raise SimulationError("The server has no image left to label. Ask for fewer active samples.")
+            number = len(self.log.served) + 1
+            self._observer.served(number, sample)
+            milliseconds = round(1000 * (time.monotonic() - started))
+            self.log.served.append({"id": sample["id"], "answered_ms": milliseconds, **sample["coldstart"]})
+            answer = self._client.save_label(sample["id"], str(self._label_of(sample)))
+            if warning := answer.get("coldstart", {}).get("warning"):
+                raise SimulationError(str(warning))
+
+    def train(self) -> None:
+        """Train and wait for the end; the stats go into the log."""
+        task = self._client.train_start(MODEL_NAME, {})
+        with self._observer.waiting("training") as report:
+            while True:
+                state = self._train_status(task["id"])
+                stats = self._client.info()["train_stats"][MODEL_NAME]
+                if "epoch" in stats and "total_time" not in stats:
+                    report(stats["epoch"], stats["total_epochs"])
+                if state["status"] in FAILED:
+                    raise SimulationError(f"The training failed: {' | '.join(state['details'][-3:])}")
+                if state["status"] == "DONE":
+                    break
+                time.sleep(POLL_S)
+        self.log.trainings.append({"n_labelled": len(self.log.served), **stats})
+        self._observer.trained(len(self.log.trainings), stats)
+
+    def wait_until(self, what: str, task: str, reached: Callable[[dict[str, Any]], bool]) -> None:
+        """Wait for a task that the server starts by itself."""
+        with self._observer.waiting(what) as report:
+            while not reached(state := self._state()):
+                if state["tasks"].get(task) in FAILED:
+                    raise SimulationError(f"The task '{task}' failed; the server's log says why.")
+                progress = state["progress"].get(task)
+                if progress is not None:
+                    report(progress["done"], progress["total"])
+                time.sleep(POLL_S)
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self._client.info()["coldstart"]
+        return state
+
+    def _train_status(self, task_id: str) -> dict[str, Any]:
+        status: dict[str, Any] = self._client.train_status()
+        return status if status.get("id") == task_id else {"status": "SUBMITTED", "details": []}
+
+    def _label_of(self, sample: dict[str, Any]) -> Path:
+        path = self._labels / Path(sample["path"]).name
+        if path.is_file():
+            return path
+        others = sorted(self._labels.glob(f"{sample['id']}.*"))
+        if not others:
+            raise SimulationError(f"{self._labels} has no label for image '{sample['id']}'. Add {path.name}.")
+        return others[0]
+
+
+class SilentObserver:
+    """Watches without a word."""
+
+    def served(self, number: int, sample: dict[str, Any]) -> None:
+        """Say nothing."""
+
+    def trained(self, number: int, stats: dict[str, Any]) -> None:
+        """Say nothing."""
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """Say nothing."""
+        yield lambda done, total: None

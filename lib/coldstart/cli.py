@@ -1,0 +1,216 @@
+"""The `coldstart` command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from coldstart.exceptions import ColdStartError, InvalidInputError
+
+app = typer.Typer(
+    help="Which medical image to label next: cold start, active learning, and the server around them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+
+SAMPLE_CHEST = Path(__file__).resolve().parents[2] / "sample-data" / "chest"
+
+Conf = Annotated[
+    list[str] | None, typer.Option("--conf", metavar="KEY VALUE", help="A setting; repeat it for more settings.")
+]
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the studies, the map and the log; emptied first.")] = Path(
+        "demo-output"
+    ),
+    conf: Conf = None,
+) -> None:
+    """Play a whole labelling campaign on the sample data against a real MONAI Label server.
+
+    Example: coldstart demo --conf epochs 30
+    """
+    settings = {"preset": "sample", **_pairs(conf)}
+    held_out = SAMPLE_CHEST / "heldout.txt"
+    _simulate(SAMPLE_CHEST, SAMPLE_CHEST / "groundtruth", held_out, output, settings, n_active=5)
+
+
+@app.command()
+def simulate(
+    images: Annotated[Path, typer.Argument(help="Folder of images.", exists=True, file_okay=False)],
+    labels: Annotated[Path, typer.Argument(help="Folder with a label for each image.", exists=True, file_okay=False)],
+    heldout: Annotated[Path | None, typer.Option(help="File with the ids of held-out images.", exists=True)] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the studies, the map and the log; emptied first.")] = Path(
+        "simulation-output"
+    ),
+    active: Annotated[int, typer.Option(min=1, help="Active samples after the first training.")] = 5,
+    conf: Conf = None,
+) -> None:
+    """Play a whole campaign on images whose labels are known, in the annotator's place.
+
+    Example: coldstart simulate images labels --heldout heldout.txt --conf preset chest_xray --conf epochs 10
+    """
+    _simulate(images, labels, heldout, output, _pairs(conf), n_active=active)
+
+
+@app.command()
+def serve(
+    studies: Annotated[Path, typer.Option(help="Folder of images.")],
+    preset: Annotated[str | None, typer.Option(help="Name of a preset, or the path of a YAML file.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    conf: Conf = None,
+) -> None:
+    """Start the MONAI Label server with the app; Ctrl-C ends it.
+
+    Example: coldstart serve --studies /data/chest --preset chest_xray --host 0.0.0.0 --conf budget 20
+    """
+    from coldstart.adapters.server import server_command, server_environment
+
+    settings = _pairs(conf) | ({"preset": preset} if preset else {})
+    command = server_command(studies.resolve(), settings, host=host, port=port)
+    sys.stdout.flush()
+    os.execve(command[0], command, server_environment())  # noqa: S606  the server takes this process's place, and Ctrl-C
+
+
+@app.command()
+def sample_data(folder: Annotated[Path, typer.Argument(help="Where to write; made where it is missing.")]) -> None:
+    """Write the generated sample studies: chest-radiograph-like images and small volumes, with labels.
+
+    Example: coldstart sample-data /tmp/sample-data
+    """
+    from coldstart.experiments.sample_data import generate_sample_data
+
+    generate_sample_data(folder)
+    console.print(f"Wrote the sample data to {folder}.")
+
+
+class _Terminal:
+    """Shows a simulated campaign as it goes."""
+
+    def served(self, number: int, sample: dict[str, Any]) -> None:
+        console.print(f"  {number:>3}  {sample['id']:<24} {sample['coldstart']['reason']}")
+
+    def trained(self, number: int, stats: dict[str, Any]) -> None:
+        judged = stats.get("heldout")
+        console.print(f"Training {number} took {stats['total_time']} (model {stats['model_version']}).")
+        if judged is None:
+            console.print("No held-out image has a label, so there is no Dice to report.")
+            return
+        table = Table("held-out images", "Dice", f"HD95 ({judged['hd95_unit']})")
+        for name, dice in judged["class_dice"].items():
+            table.add_row(name, f"{dice:.4f}", f"{judged['class_hd95'][name]:.2f}")
+        table.add_row(f"mean of {judged['n_images']} images", f"{judged['dice']:.4f}", f"{judged['hd95']:.2f}")
+        console.print(table)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+            bar = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(bar, completed=done, total=total)
+            total = progress.tasks[0].total or 1
+            progress.update(bar, completed=total, total=total)
+
+
+def _simulate(
+    images: Path, labels: Path, held_out: Path | None, output: Path, conf: dict[str, str], *, n_active: int
+) -> None:
+    from coldstart.adapters.server import APP_FOLDER, Server
+    from coldstart.adapters.simulation import SimulatedAnnotator
+    from coldstart.campaign import read_held_out
+    from coldstart.campaign.figure import draw_map, map_points
+    from coldstart.settings import load_settings
+    from coldstart.store import FILE_NAME, Store
+
+    started = time.monotonic()
+    settings = conf if held_out is None else {**conf, "heldout": str(held_out.resolve())}
+    load_settings(settings, APP_FOLDER / "configs")
+    studies = _copy_studies(images, labels, read_held_out(held_out), output)
+    terminal = _Terminal()
+    with Server(studies, settings, output / "server.log") as server:
+        console.print(f"Server for {studies} on {server.url}; its log: {server.log}")
+        log = SimulatedAnnotator(server.url, labels, terminal).play(n_active)
+    state = Path(log.campaign["state_dir"])
+    map_path, log_path = output / "map.png", output / "log.json"
+    points = map_points(Store(state))
+    title = f"{log.campaign['images']} images, encoder {log.campaign['encoder'].split()[0]}, {log.campaign['projection']}"
+    draw_map(points, map_path, title)
+    seconds = round(time.monotonic() - started, 1)
+    record = {"version": version("coldstart-al"), "seconds": seconds, "conf": conf, **asdict(log)}
+    record["map"] = [asdict(point) for point in points]
+    log_path.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    console.print(f"Took {seconds:.0f} s. Map: {map_path}   Log: {log_path}   Database: {state / FILE_NAME}")
+
+
+def _copy_studies(images: Path, labels: Path, held_out: frozenset[str], output: Path) -> Path:
+    """Copy the images, and of the labels only those of held-out images: the annotator gives the others."""
+    from coldstart.images import image_suffix
+
+    files = sorted(path for path in images.iterdir() if path.is_file() and image_suffix(path))
+    if not files:
+        raise InvalidInputError(f"{images} must hold images; it holds none. Name the folder that has the files in it.")
+    marker = output / ".coldstart-simulation"
+    if output.exists() and any(output.iterdir()) and not marker.exists():
+        raise InvalidInputError(
+            f"{output} is not empty and was not written by a simulation, so it is left alone. Name another --output."
+        )
+    shutil.rmtree(output, ignore_errors=True)
+    studies, final = output / "studies", output / "studies" / "labels" / "final"
+    final.mkdir(parents=True)
+    marker.touch()
+    for file in files:
+        shutil.copyfile(file, studies / file.name)
+        if file.name.removesuffix(image_suffix(file)) in held_out and (labels / file.name).is_file():
+            shutil.copyfile(labels / file.name, final / file.name)
+    return studies
+
+
+def _pairs(conf: list[str] | None) -> dict[str, str]:
+    return {key: value for key, _, value in (pair.partition("=") for pair in conf or [])}
+
+
+def _join_conf(arguments: list[str]) -> list[str]:
+    """Write `--conf key value`, as MONAI Label takes it, as `--conf key=value`: Typer has no lists of pairs."""
+    joined: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        joined.append(word)
+        if word == "--conf":
+            key, value = next(words, ""), next(words, None)
+            if not key or value is None:
+                raise InvalidInputError(f"--conf must be followed by a key and a value; got '{key}'.")
+            joined.append(f"{key}={value}")
+    return joined
+
+
+def main() -> None:
+    """Run the command; an error is one sentence and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        app(_join_conf(sys.argv[1:]))
+    except ColdStartError as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {error}", soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
