@@ -3,7 +3,7 @@
 Values get their meaning by name: the viewers send `label_info`, a list of `{"name": ..., "idx": value}`; where it says
 nothing about a value, the preset's own numbers do. Value 0 is always the background. Trap: 3D Slicer counts `idx` over
 all segments, also those it does not export (background, scribbles); where these come first, `idx` is not the file's
-value. Such a file is refused below, because then a class would get two values from two sources.
+value. Such a file is refused below: its values lack names, and the preset's names for them are taken.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def map_values(
             mapping[value] = _class_by_name(said[value], value, names)
         else:
             unexplained.append(value)
-    classes_said = {index: value for value, index in mapping.items()}
+    claimed = {name.strip().casefold(): value for value, name in said.items()}
     by_number = {preset_labels[name]: index for index, name in enumerate(names, start=1)}
     unknown = [value for value in unexplained if value not in by_number]
     if unknown:
@@ -98,10 +98,11 @@ def map_values(
         )
     for value in unexplained:
         index = by_number[value]
-        if index in classes_said:
+        claimed_by = claimed.get(names[index - 1].strip().casefold())
+        if claimed_by is not None:
             raise LabelError(
                 f"The label holds the value {value} without a name. The preset's name for it, '{names[index - 1]}', "
-                f"was given to the value {classes_said[index]}. Name every segment, remove empty ones, and save again."
+                f"was given to the value {claimed_by}. Keep the preset's segments only, all named, and save again."
             )
         mapping[value] = index
     return dict(sorted(mapping.items()))
