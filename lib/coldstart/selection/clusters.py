@@ -32,7 +32,7 @@ N_INIT = 10
 
 MAX_EXACT_SILHOUETTE = 20_000
 SILHOUETTE_SAMPLE_SIZE = 10_000
-"""Above the former number of points, the mean is taken over this many: its standard error is then below 0.005."""
+"""Above the former number of points, the mean is taken over this many: its standard error is then at most 0.01."""
 
 
 @dataclass(frozen=True, eq=False)

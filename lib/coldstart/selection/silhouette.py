@@ -62,6 +62,7 @@ def _distance_blocks(points: Floats, rows: Indices) -> Iterator[tuple[slice, Flo
             yield chunk, distances(points[rows[chunk]], points)
         else:
             block = squares.rows(rows[chunk])
+            block[np.arange(len(block)), rows[chunk]] = 0.0  # of each point to itself
             yield chunk, np.sqrt(np.maximum(block, 0.0, out=block), out=block)
 
 
