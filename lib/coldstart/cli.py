@@ -152,7 +152,9 @@ def _simulate(
     state = Path(log.campaign["state_dir"])
     map_path, log_path = output / "map.png", output / "log.json"
     points = map_points(Store(state))
-    title = f"{log.campaign['images']} images, encoder {log.campaign['encoder'].split()[0]}, {log.campaign['projection']}"
+    title = (
+        f"{log.campaign['images']} images, encoder {log.campaign['encoder'].split()[0]}, {log.campaign['projection']}"
+    )
     draw_map(points, map_path, title)
     seconds = round(time.monotonic() - started, 1)
     record = {"version": version("coldstart-al"), "seconds": seconds, "conf": conf, **asdict(log)}

@@ -45,7 +45,9 @@ class Settings(BaseModel):
     alpha: float = Field(0.3, ge=0, le=1, description="weight of distance against entropy: 1 distance only, 0 entropy")
     k_max: int = Field(15, ge=1, description="largest number of clusters tried")
     encoder: str = Field("auto", description="auto, radimagenet, resnet50:PATH, hf:MODEL, medicalnet or descriptor")
-    encoder_weights: FilePath | None = Field(None, description="weight file of the encoder, for a machine without internet")
+    encoder_weights: FilePath | None = Field(
+        None, description="weight file of the encoder, for a machine without internet"
+    )
     projection: Literal["tsne", "pca", "none"] = Field("tsne", description="tsne, pca or none")
     heldout: FilePath | None = Field(None, description="file with the ids of held-out images, one a line")
     reserve_minutes: float = Field(60, gt=0, description="how long a served image is kept for whoever got it")
@@ -66,7 +68,9 @@ class Settings(BaseModel):
     def _check_encoder(cls, name: str) -> str:
         if name in ENCODERS or any(name.startswith(prefix) and name != prefix for prefix in ENCODER_PREFIXES):
             return name
-        raise ValueError(f"it must be one of {', '.join(ENCODERS)}, resnet50:PATH or hf:MODEL.{_nearest(name, ENCODERS)}")
+        raise ValueError(
+            f"it must be one of {', '.join(ENCODERS)}, resnet50:PATH or hf:MODEL.{_nearest(name, ENCODERS)}"
+        )
 
     @model_validator(mode="after")
     def _check_task(self) -> Settings:
@@ -159,9 +163,7 @@ def _parse_strings(values: Mapping[str, object]) -> dict[str, Any]:
             try:
                 parsed[key] = parse(text)
             except ValueError:
-                raise SettingsError(
-                    f"`{key}` must look like {_EXAMPLES[key]}, without spaces; got '{text}'."
-                ) from None
+                raise SettingsError(f"`{key}` must look like {_EXAMPLES[key]}, without spaces; got '{text}'.") from None
     return parsed
 
 

@@ -134,7 +134,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         """
         if method is not None:
             return super().async_scoring(method, params)  # type: ignore[no-any-return]
-        queued = {}
+        queued: dict[str, Any] = {}
         for name, fingerprint in self.campaign.tasks_to_do().items():
             if self._attempted.get(name) != fingerprint and not _is_open(name):
                 self._attempted[name] = fingerprint
@@ -159,7 +159,9 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
     def _task_states(self) -> dict[str, str]:
         """State of the newest task of each kind."""
         states = {task["request"]["method"]: task["status"] for task in tasks("scoring")}
-        return states | {"train": task["status"] for task in tasks("train")[-1:]}
+        if trainings := tasks("train"):
+            states["train"] = trainings[-1]["status"]
+        return states
 
 
 def _is_open(method: str) -> bool:

@@ -11,7 +11,7 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from coldstart.exceptions import ColdStartError
 
 
-class AppError(MONAILabelException, HTTPException):
+class AppError(MONAILabelException, HTTPException):  # type: ignore[misc]
     """A MONAI Label error that the server answers with a status and a sentence.
 
     MONAI Label answers its own exceptions with "Internal Server Error"; FastAPI answers an `HTTPException` with its

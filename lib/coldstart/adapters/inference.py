@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list
+from numpy.typing import NDArray
 
 from coldstart.adapters.errors import AppError, answered
 from coldstart.campaign import Campaign
@@ -82,7 +83,7 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
                 self._loaded = modified, load_model(self._campaign.model_path, self._campaign.settings.device)
             return self._loaded[1]
 
-    def _values(self, model: Model) -> np.ndarray:
+    def _values(self, model: Model) -> NDArray[Any]:
         """File value of each class; structures get their value by name."""
         unknown = [name for name in model.label_names if name not in self.labels]
         if unknown:

@@ -26,7 +26,9 @@ class ServerError(ColdStartError):
     """The server did not start."""
 
 
-def server_command(studies: Path, conf: Mapping[str, str], *, host: str, port: int, app: Path = APP_FOLDER) -> list[str]:
+def server_command(
+    studies: Path, conf: Mapping[str, str], *, host: str, port: int, app: Path = APP_FOLDER
+) -> list[str]:
     """Command line of MONAI Label's server with the app.
 
     Raises
@@ -93,7 +95,9 @@ class Server:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     @property
@@ -120,7 +124,9 @@ class Server:
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
-                raise ServerError(f"The server ended while it started. Its last words, from {self.log}: {self._last_words()}")
+                raise ServerError(
+                    f"The server ended while it started. Its last words, from {self.log}: {self._last_words()}"
+                )
             try:
                 if requests.get(f"{self.url}/info/", timeout=10).ok:
                     return

@@ -39,7 +39,7 @@ class CampaignStrategy(Strategy):  # type: ignore[misc]
         self._uses_alpha = uses_alpha
 
     def info(self) -> dict[str, Any]:
-        """Describe the strategy; alpha is a string, since Slicer turns a number that is mistyped into an empty error."""
+        """Describe the strategy; alpha is a string, since Slicer answers a mistyped number with an empty error."""
         config = {"alpha": f"{self._campaign.settings.alpha:g}"} if self._uses_alpha else {}
         return {"description": self.description, "config": config}
 

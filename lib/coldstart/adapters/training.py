@@ -47,10 +47,8 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
             labels=settings.labels,
             tracking=None,
         )
-        # What this training does not use is not offered.
-        self._config = {
-            key: self._config[key] for key in ("max_epochs", "train_batch_size", "device", "multi_gpu", "gpus")
-        }
+        offered = ("max_epochs", "train_batch_size", "device", "multi_gpu", "gpus")
+        self._config: dict[str, Any] = {key: self.config()[key] for key in offered}
 
     def network(self, context: object) -> None:
         """Not asked: `train` is ours."""
@@ -64,7 +62,9 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
             self._settings_of(request)
         return []
 
-    def train(self, rank: int, world_size: int, request: dict[str, Any], datalist: list[dict[str, Any]]) -> dict[str, Any]:
+    def train(
+        self, rank: int, world_size: int, request: dict[str, Any], datalist: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         """Train in this process; the first of several publishes and keeps the stats."""
         multi_gpu = bool(request["multi_gpu"])
         settings = self._settings_of(request)
@@ -92,7 +92,9 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
             )
         if rank == 0:
             stats.pop("current_time", None)
-            stats.update(total_time=_duration(time.time() - started), model_version=model.version, **_judged(evaluation))
+            stats.update(
+                total_time=_duration(time.time() - started), model_version=model.version, **_judged(evaluation)
+            )
             self._write_stats(stats)
             logger.info("Published model %s; %s", model.version, _sentence(evaluation))
         return stats

@@ -58,7 +58,9 @@ def require_training_images(store: Store) -> LabelledImages:
     """
     found = labelled_images(store)
     if not found.training:
-        detail = f" {len(found.problems)} label(s) cannot be used; the first: {found.problems[0]}" if found.problems else ""
+        detail = (
+            f" {len(found.problems)} label(s) cannot be used; the first: {found.problems[0]}" if found.problems else ""
+        )
         raise ModelError(
             "A training needs at least 1 labelled image outside the held-out ones; got 0. "
             f"Label an image, save it, and train again.{detail}"

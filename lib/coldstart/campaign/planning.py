@@ -7,9 +7,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import delete, select, update
+from numpy.typing import NDArray
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session, undefer
 
 from coldstart.embedding import Encoder, embed_files
@@ -26,6 +28,12 @@ COMMIT_EVERY = 32
 """Vectors are written in groups of this size: a run that is killed loses no more than one group."""
 
 ProgressCallback = Callable[[int, int], None]
+
+
+class _Pending(NamedTuple):
+    id: int
+    path: str
+    signature: str
 
 
 def configured_encoder(settings: Settings) -> str:
@@ -50,7 +58,8 @@ def embed_images(store: Store, settings: Settings, encoder: Encoder, progress: P
     with store.reading() as session:
         usable = select(Image.id, Image.path, Image.signature).where(Image.present, Image.problem.is_(None))
         wanted = Image.vector.is_(None) | (Image.encoder != key)
-        pending = session.execute(usable.where(wanted).order_by(Image.image_id)).all()
+        rows = session.execute(usable.where(wanted).order_by(Image.image_id)).tuples()
+        pending = [_Pending(*row) for row in rows]
     results = embed_files(
         encoder,
         [Path(row.path) for row in pending],
@@ -58,14 +67,14 @@ def embed_images(store: Store, settings: Settings, encoder: Encoder, progress: P
         batch_size=settings.embed_batch_size,
         progress=progress,
     )
-    group: list[dict[str, object]] = []
+    group: list[tuple[_Pending, dict[str, Any]]] = []
     for index, result in results:
         if isinstance(result, ImageError):
             logger.warning("Set aside: %s", result)
-            values = {"problem": str(result)}
+            values: dict[str, Any] = {"problem": str(result)}
         else:
             values = {"vector": vector_to_bytes(result), "encoder": key}
-        group.append({"row": pending[index], "values": values})
+        group.append((pending[index], values))
         if len(group) == COMMIT_EVERY:
             _write_vectors(store, group)
             group = []
@@ -73,12 +82,11 @@ def embed_images(store: Store, settings: Settings, encoder: Encoder, progress: P
     return len(pending)
 
 
-def _write_vectors(store: Store, group: Sequence[dict[str, object]]) -> None:
+def _write_vectors(store: Store, group: Sequence[tuple[_Pending, dict[str, Any]]]) -> None:
+    """Write what was computed, but not over an image that was replaced meanwhile."""
     with store.writing() as session:
-        for item in group:
-            row, values = item["row"], item["values"]
-            unchanged = update(Image).where(Image.id == row.id, Image.signature == row.signature)  # type: ignore[attr-defined]
-            session.execute(unchanged.values(**values))  # type: ignore[arg-type]
+        for row, values in group:
+            session.execute(update(Image).where(Image.id == row.id, Image.signature == row.signature).values(**values))
 
 
 def update_map(store: Store, settings: Settings, encoder: Encoder) -> None:
@@ -124,19 +132,23 @@ def _place_missing(store: Store, settings: Settings, current: ImageMap, rows: Se
         )
     with store.writing() as session:
         if current.configured != configured_encoder(settings):
-            session.execute(update(ImageMap).where(ImageMap.id == current.id).values(configured=configured_encoder(settings)))
+            session.execute(
+                update(ImageMap).where(ImageMap.id == current.id).values(configured=configured_encoder(settings))
+            )
         if missing:
             _write_points(session, current, missing, points, fitted=False)
             _inherit_clusters(session, missing, points, fitted)
 
 
-def _write_points(session: Session, made: ImageMap, rows: Sequence[Image], points: np.ndarray, *, fitted: bool) -> None:
+def _write_points(
+    session: Session, made: ImageMap, rows: Sequence[Image], points: NDArray[Any], *, fitted: bool
+) -> None:
     for row, point in zip(rows, points, strict=True):
         unchanged = update(Image).where(Image.id == row.id, Image.signature == row.signature)
         session.execute(unchanged.values(map_id=made.id, point=vector_to_bytes(point, POINT_DTYPE), fitted=fitted))
 
 
-def _inherit_clusters(session: Session, rows: Sequence[Image], points: np.ndarray, fitted: Sequence[Image]) -> None:
+def _inherit_clusters(session: Session, rows: Sequence[Image], points: NDArray[Any], fitted: Sequence[Image]) -> None:
     """An image placed later belongs to the cluster of its nearest neighbour among those that made the map."""
     clustered = [row for row in fitted if row.cluster is not None]
     if not clustered:
@@ -205,7 +217,9 @@ def update_plan(store: Store, settings: Settings) -> None:
                 )
             )
     if settings.budget > len(pool):
-        logger.warning("The budget of %d is more than the pool's %d images: all are planned.", settings.budget, len(pool))
+        logger.warning(
+            "The budget of %d is more than the pool's %d images: all are planned.", settings.budget, len(pool)
+        )
 
 
 def _plan_is_outdated(session: Session, current: ImageMap, settings: Settings) -> bool:
@@ -245,7 +259,7 @@ def current_plan(session: Session) -> Plan | None:
     return session.scalar(select(Plan).order_by(Plan.id.desc()).limit(1))
 
 
-def _pool(current: ImageMap):  # type: ignore[no-untyped-def]
+def _pool(current: ImageMap) -> Select[Image]:
     usable = select(Image).where(Image.present, ~Image.held_out, Image.problem.is_(None))
     return usable.where(Image.map_id == current.id).order_by(Image.image_id)
 
@@ -265,9 +279,9 @@ def _encoder_key(encoder: Encoder) -> str:
     return f"{encoder.name} {encoder.version}"
 
 
-def _vectors(rows: Sequence[Image]) -> np.ndarray:
+def _vectors(rows: Sequence[Image]) -> NDArray[Any]:
     return np.stack([bytes_to_vector(row.vector) for row in rows if row.vector is not None])
 
 
-def _points(rows: Sequence[Image]) -> np.ndarray:
+def _points(rows: Sequence[Image]) -> NDArray[Any]:
     return np.stack([bytes_to_vector(row.point, POINT_DTYPE) for row in rows if row.point is not None])

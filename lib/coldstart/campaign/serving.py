@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -271,7 +272,7 @@ def _last_resort(state: _State) -> _Pick | None:
     return _Pick(waiting[0], SHARED, "also with another annotator: every image that is left is reserved")
 
 
-def _points(rows: list[Image]) -> np.ndarray:
+def _points(rows: list[Image]) -> NDArray[Any]:
     return np.stack([bytes_to_vector(row.point, POINT_DTYPE) for row in rows if row.point is not None])
 
 

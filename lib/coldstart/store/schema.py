@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import JSON, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -12,12 +13,12 @@ VECTOR_DTYPE = np.dtype("<f4")
 POINT_DTYPE = np.dtype("<f8")
 
 
-def vector_to_bytes(values: np.ndarray, dtype: np.dtype[Any] = VECTOR_DTYPE) -> bytes:
+def vector_to_bytes(values: NDArray[Any], dtype: np.dtype[Any] = VECTOR_DTYPE) -> bytes:
     """Raw bytes of a one-dimensional array, as the database keeps it."""
     return np.ascontiguousarray(values, dtype=dtype).tobytes()
 
 
-def bytes_to_vector(raw: bytes, dtype: np.dtype[Any] = VECTOR_DTYPE) -> np.ndarray:
+def bytes_to_vector(raw: bytes, dtype: np.dtype[Any] = VECTOR_DTYPE) -> NDArray[Any]:
     """Inverse of `vector_to_bytes`."""
     return np.frombuffer(raw, dtype=dtype)
 
