@@ -196,9 +196,7 @@ def test_radimagenet_official_file_is_told_by_its_keys_and_gets_bgr(
 
     vectors = encoder.embed(image[None])
 
-    expected = by_hand(
-        torchvision_state, (grey_levels - 127.5) * 2 / 255, stride_in_first=False, epsilon=1e-5
-    )
+    expected = by_hand(torchvision_state, (grey_levels - 127.5) * 2 / 255, stride_in_first=False, epsilon=1e-5)
     assert encoder.name == "radimagenet"
     assert close(vectors, expected)
 
@@ -287,7 +285,9 @@ def test_wrong_keys_are_named(
 def test_radimagenet_file_given_as_resnet50_names_the_remedy(torchvision_state: State, tmp_path: Path) -> None:
     path = save(to_backbone(torchvision_state), tmp_path)
 
-    with pytest.raises(EncoderError, match="the first is 'backbone.0.weight'. .*`--conf encoder radimagenet --conf en"):
+    with pytest.raises(
+        EncoderError, match=r"the first is 'backbone.0.weight'. .*`--conf encoder radimagenet --conf en"
+    ):
         create_encoder(f"resnet50:{path}", device="cpu")
 
 

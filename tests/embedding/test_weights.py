@@ -43,7 +43,7 @@ def test_state_dict_loses_the_prefix_of_parallel_training(tmp_path: Path) -> Non
 
 
 def test_absent_file_is_named() -> None:
-    with pytest.raises(EncoderError, match="`--conf encoder_weights` must name a weight file; got 'no/such.pth'"):
+    with pytest.raises(EncoderError, match=r"`--conf encoder_weights` must name a weight file; got 'no/such.pth'"):
         load_state_dict(Path("no/such.pth"), OPTION)
 
 

@@ -25,7 +25,7 @@ LBP_CIRCLES = ((1, 8), (3, 16))
 LBP_CELLS = 4
 # Each block is divided by the spread that it has among images of one kind (root of the summed variances over
 # `benchmarks/descriptor_quality.py`'s images), so that none outweighs the others in a distance.
-INTENSITY_SPREAD, HOG_SPREAD, LBP_SPREAD = 1.0, 1.0, 1.0
+INTENSITY_SPREAD, HOG_SPREAD, LBP_SPREAD = 0.3, 3.0, 1.0
 
 
 class DescriptorEncoder(BaseEncoder):
