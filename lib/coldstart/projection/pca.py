@@ -12,7 +12,7 @@ from scipy import linalg
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 # A component whose spread is below this share of the first one's is rounding, not data.
-NEGLIGIBLE_SPREAD = 1e-10
+NEGLIGIBLE_SPREAD = 1e-7
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from coldstart.projection.tsne import fit_tsne, place_tsne, two_columns
 
 ProjectionMethod = Literal["tsne", "pca", "none"]
 PROJECTIONS: tuple[ProjectionMethod, ...] = get_args(ProjectionMethod)
+THREADS_FROM_SAMPLES = 5_000
 
 
 def fit_projection(
@@ -30,7 +31,8 @@ def fit_projection(
     random_state : int, default 0
         Seed of the t-SNE map.
     n_jobs : int or None, default None
-        Threads of t-SNE; None means one for each CPU core. The map does not depend on it.
+        Threads of t-SNE; None means one below 5,000 samples (where several wait for each other longer than they
+        work, once other programs run too), from there on one for each CPU core. The map does not depend on it.
 
     Returns
     -------
@@ -45,7 +47,8 @@ def fit_projection(
     known = _check_method(method)
     table = _check_vectors("vectors", vectors, at_least=1)
     if known == "tsne":
-        return fit_tsne(table, random_state=random_state, n_jobs=n_jobs or os.cpu_count() or 1)
+        threads = n_jobs or (os.cpu_count() if len(table) >= THREADS_FROM_SAMPLES else 1) or 1
+        return fit_tsne(table, random_state=random_state, n_jobs=threads)
     if known == "pca":
         return two_columns(fit_components(table, 2).transform(table))
     return table
