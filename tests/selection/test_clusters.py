@@ -130,8 +130,15 @@ def test_silhouette_of_a_subset_is_stratified_seeded_and_close(monkeypatch):
     assert np.abs(np.bincount(groups) - [120, 60, 18, 2]).max() <= 2
     assert choose_n_clusters(points, 6).silhouettes == sampled.silhouettes
     np.testing.assert_array_equal(drawn[0], drawn[1])
-    choose_n_clusters(points, 6, random_state=1)
-    assert not np.array_equal(drawn[0], drawn[2])
+
+
+def test_silhouette_subset_depends_on_the_seed_alone(monkeypatch):
+    monkeypatch.setattr(clusters, "MAX_EXACT_SILHOUETTE", 50)
+    monkeypatch.setattr(clusters, "SILHOUETTE_SAMPLE_SIZE", 20)
+    labels = np.arange(100) % 4
+    subsets = [clusters._silhouette_rows(labels, random_state).tolist() for random_state in (0, 0, 1)]
+    assert subsets[0] == subsets[1] != subsets[2]
+    assert [np.bincount(labels[rows]).tolist() for rows in subsets] == [[5] * 4] * 3
 
 
 def test_mean_silhouettes_worked_out_by_hand():

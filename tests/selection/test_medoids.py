@@ -6,6 +6,7 @@ import pytest
 
 from coldstart.exceptions import InvalidInputError
 from coldstart.selection import cluster_medoids
+from coldstart.selection._distances import SquaredDistances
 
 
 def by_definition(points, labels):
@@ -71,6 +72,26 @@ def test_medoid_is_exact_where_a_thousand_sums_are_nearly_equal():
     points = np.column_stack([np.cos(angles), np.sin(angles)])
     sums = np.sqrt(((points[:, None] - points) ** 2).sum(axis=2)).sum(axis=1)
     assert one_cluster(points) == [int(sums.argmin())]
+
+
+class Inaccurate(SquaredDistances):
+    """Off by as much as it says, which is a lot: what is decided on it alone is wrong."""
+
+    def __init__(self, points):
+        super().__init__(points)
+        self._generator = np.random.default_rng(0)
+        self.error = 5.0
+
+    def rows(self, rows):
+        squares = super().rows(rows)
+        return squares + self._generator.choice([-self.error, self.error], size=(len(squares), 1))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_medoid_in_many_dimensions_is_decided_on_direct_distances(monkeypatch, seed):
+    monkeypatch.setattr("coldstart.selection.medoids.SquaredDistances", Inaccurate)
+    points = np.random.default_rng(seed).normal(size=(60, 5)) * 3
+    assert one_cluster(points) == by_definition(points, [0] * 60)
 
 
 def test_medoids_follow_their_rows_when_permuted_and_scaled():

@@ -9,7 +9,7 @@ from coldstart.selection.acquisition import Acquisition, acquire
 from coldstart.selection.apportionment import apportion
 from coldstart.selection.clusters import Clustering, choose_n_clusters
 from coldstart.selection.cold_start import ColdStartPlan, Pick, plan_cold_start
-from coldstart.selection.diameter import diameter
+from coldstart.selection.diameters import diameter
 from coldstart.selection.entropy import image_entropy
 from coldstart.selection.farthest import farthest_points
 from coldstart.selection.medoids import cluster_medoids

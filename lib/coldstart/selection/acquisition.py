@@ -21,7 +21,7 @@ from coldstart.selection._validation import (
     check_rows,
     check_values,
 )
-from coldstart.selection.diameter import farthest_pair
+from coldstart.selection.diameters import farthest_pair
 
 EPSILON = 1e-8
 """Of equations 7 and 9: keeps the quotients defined where all entropies, or all candidates, coincide."""

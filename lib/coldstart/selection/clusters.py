@@ -25,7 +25,6 @@ from coldstart.selection._validation import (
     check_random_state,
 )
 from coldstart.selection.apportionment import _apportion
-from coldstart.selection.farthest import _farthest_points
 from coldstart.selection.silhouette import mean_silhouettes
 
 N_INIT = 10
@@ -103,10 +102,9 @@ def _choose_n_clusters(points: Floats, budget: int, k_max: int, random_state: in
     n_samples = len(points)
     labelings: dict[int, Indices] = {}
     if min(n_samples, budget) >= 3:
-        largest = min(k_max, budget, n_samples - 1, _count_distinct(points, at_most=k_max))
-        for k in range(2, largest + 1):
+        for k in range(2, min(k_max, budget, n_samples - 1) + 1):
             labels = _k_means(points, k, random_state)
-            if len(np.unique(labels)) == k:  # fewer where points differ by rounding only
+            if len(np.unique(labels)) == k:  # fewer where there are not as many distinct points
                 labelings[k] = labels
     if not labelings:
         return Clustering(1, np.zeros(n_samples, dtype=np.intp), {}, 0)
@@ -124,13 +122,6 @@ def _k_means(points: Floats, n_clusters: int, random_state: int) -> Indices:
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer clusters than asked: the caller counts them
         labels: Indices = model.fit(points).labels_.astype(np.intp)
     return labels
-
-
-def _count_distinct(points: Floats, at_most: int) -> int:
-    """Count positions up to a limit: farthest points are at a distance until every position is taken."""
-    n_more = min(at_most, len(points)) - 1
-    _, gaps = _farthest_points(points, np.array([0]), n_more)
-    return 1 + int(np.count_nonzero(gaps))
 
 
 def _silhouette_rows(labels: Indices, random_state: int) -> Indices:
