@@ -133,8 +133,8 @@ def plan_cold_start(
     medoid, the others are part of its share r_c and of given_c, and t starts after them; the cluster's farthest points
     start from all of them. A cluster that holds more than its share gets nothing; the rest of the budget is then
     shared anew, by the same rule, among the others. Where the budget does not suffice for every medoid still needed,
-    the largest clusters get theirs. So a plan cut anywhere and continued with what was taken as `selected` gives the
-    same images in the same order.
+    the largest clusters get theirs. So a plan cut anywhere and continued with what was taken as `selected`, all else
+    equal, gives the same images in the same order.
 
     References
     ----------
