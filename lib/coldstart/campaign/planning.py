@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, undefer
 from coldstart.embedding import Encoder, embed_files
 from coldstart.exceptions import ImageError
 from coldstart.projection import fit_projection, place
-from coldstart.selection import plan_cold_start
+from coldstart.selection import Pick, plan_cold_start
 from coldstart.settings import Settings
 from coldstart.store import Image, ImageMap, Label, Plan, PlanPick, Serving, Store, bytes_to_vector, vector_to_bytes
 from coldstart.store.schema import POINT_DTYPE
@@ -164,19 +164,33 @@ def update_plan(store: Store, settings: Settings) -> None:
 
     Picks that were served or labelled stay; what they are is what the rest of a plan starts from.
     """
+    while not _update_plan(store, settings):
+        logger.info("An image was served or labelled while the plan was made: it is made anew.")
+
+
+def _update_plan(store: Store, settings: Settings) -> bool:
+    """Tell whether the plan is as it should be; False when what is taken changed meanwhile, and nothing was written."""
     with store.reading() as session:
         current = current_map(session)
         if current is None or not _plan_is_outdated(session, current, settings):
-            return
+            return True
         plan = current_plan(session)
         pool = pool_rows(session, current)
         taken = taken_rows(session)
     size = min(settings.budget, len(pool))
+    if settings.budget > len(pool):
+        logger.warning(
+            "The budget of %d is more than the pool's %d images: all are planned.", settings.budget, len(pool)
+        )
     if plan is not None and plan.map_id == current.id and size <= plan.size:
-        _cut_plan(store, plan, taken, settings.budget, size)
-        return
-    position = {row.id: index for index, row in enumerate(pool)}
-    selected = [position[row] for row in taken if row in position]
+        return _cut_plan(store, settings, plan, pool, taken, size)
+    return _make_plan(store, settings, current, pool, taken, size)
+
+
+def _make_plan(
+    store: Store, settings: Settings, current: ImageMap, pool: Sequence[Image], taken: set[int], size: int
+) -> bool:
+    selected = [index for index, row in enumerate(pool) if row.id in taken]
     made = plan_cold_start(
         _points(pool),
         max(size, len(selected)),
@@ -185,10 +199,12 @@ def update_plan(store: Store, settings: Settings) -> None:
         random_state=settings.random_state,
     )
     with store.writing() as session:
-        kept = _kept_picks(session, plan, taken)
+        if taken_rows(session) != taken:
+            return False
+        kept = [pick for pick in _read_picks(session) if pick["image_row"] in taken]
         session.execute(delete(PlanPick))
         session.execute(delete(Plan))
-        row = Plan(
+        plan = Plan(
             created_at=time.time(),
             map_id=current.id,
             budget=settings.budget,
@@ -197,29 +213,27 @@ def update_plan(store: Store, settings: Settings) -> None:
             silhouettes={str(k): float(value) for k, value in made.silhouettes.items()},
             silhouette_sample_size=made.silhouette_sample_size,
         )
-        session.add(row)
+        session.add(plan)
         session.flush()
         for image, label in zip(pool, made.labels, strict=True):
             session.execute(update(Image).where(Image.id == image.id).values(cluster=int(label)))
-        for rank, pick in enumerate(kept):
-            session.add(PlanPick(plan_id=row.id, rank=rank, **pick))
-        for rank, new in enumerate(made.picks, start=len(kept)):
-            distance = None if math.isnan(new.distance) else float(new.distance)
-            session.add(
-                PlanPick(
-                    plan_id=row.id,
-                    rank=rank,
-                    image_row=pool[int(new.index)].id,
-                    cluster=int(new.cluster),
-                    cluster_size=int(new.cluster_size),
-                    role=new.role,
-                    distance=distance,
-                )
-            )
-    if settings.budget > len(pool):
-        logger.warning(
-            "The budget of %d is more than the pool's %d images: all are planned.", settings.budget, len(pool)
-        )
+        _write_picks(session, plan, kept + [_new_pick(pool[pick.index], pick) for pick in made.picks])
+    return True
+
+
+def _cut_plan(store: Store, settings: Settings, plan: Plan, pool: Sequence[Image], taken: set[int], size: int) -> bool:
+    """Keep the picks that are taken and, while the budget lasts, the first of the others that the pool still holds."""
+    in_pool = {row.id for row in pool}
+    with store.writing() as session:
+        if taken_rows(session) != taken:
+            return False
+        picks = _read_picks(session)
+        session.execute(delete(PlanPick))
+        session.execute(update(Plan).where(Plan.id == plan.id).values(budget=settings.budget, size=size))
+        waiting = [pick["image_row"] for pick in picks if pick["image_row"] in in_pool - taken]
+        kept = taken.union(waiting[: max(0, size - len(taken & in_pool))])
+        _write_picks(session, plan, [pick for pick in picks if pick["image_row"] in kept])
+    return True
 
 
 def _plan_is_outdated(session: Session, current: ImageMap, settings: Settings) -> bool:
@@ -229,24 +243,27 @@ def _plan_is_outdated(session: Session, current: ImageMap, settings: Settings) -
     return plan.size < plan.budget and plan.size < len(pool_rows(session, current))
 
 
-def _kept_picks(session: Session, plan: Plan | None, taken: set[int]) -> list[dict[str, object]]:
-    if plan is None:
-        return []
+def _new_pick(row: Image, pick: Pick) -> dict[str, Any]:
+    return {
+        "image_row": row.id,
+        "cluster": pick.cluster,
+        "cluster_size": pick.cluster_size,
+        "role": pick.role,
+        "distance": None if math.isnan(pick.distance) else pick.distance,
+    }
+
+
+def _read_picks(session: Session) -> list[dict[str, Any]]:
+    """Picks of the plan in force, in serving order, without their rank."""
     fields = ("image_row", "cluster", "cluster_size", "role", "distance")
-    picks = session.scalars(select(PlanPick).where(PlanPick.plan_id == plan.id).order_by(PlanPick.rank))
-    return [{name: getattr(pick, name) for name in fields} for pick in picks if pick.image_row in taken]
+    return [
+        {name: getattr(pick, name) for name in fields}
+        for pick in session.scalars(select(PlanPick).order_by(PlanPick.rank))
+    ]
 
 
-def _cut_plan(store: Store, plan: Plan, taken: set[int], budget: int, size: int) -> None:
-    with store.writing() as session:
-        room = size - len(taken)
-        for pick in session.scalars(select(PlanPick).where(PlanPick.plan_id == plan.id).order_by(PlanPick.rank)):
-            if pick.image_row in taken:
-                continue
-            if room <= 0:
-                session.delete(pick)
-            room -= 1
-        session.execute(update(Plan).where(Plan.id == plan.id).values(budget=budget, size=size))
+def _write_picks(session: Session, plan: Plan, picks: Sequence[dict[str, Any]]) -> None:
+    session.add_all(PlanPick(plan_id=plan.id, rank=rank, **pick) for rank, pick in enumerate(picks))
 
 
 def current_map(session: Session) -> ImageMap | None:
