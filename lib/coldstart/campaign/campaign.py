@@ -66,7 +66,7 @@ class Campaign:
 
     def sync(self, images: Mapping[str, Path], labels: Mapping[str, LabelFile]) -> None:
         """Take over what the datastore shows: images by id, and final labels by image id."""
-        inventory.sync_images(self.store, images, self.held_out)
+        inventory.sync_images(self.store, images, self.held_out, self.settings.spatial_dims)
         inventory.sync_labels(self.store, labels, self.settings.labels)
 
     def save_label(self, image_id: str, label: LabelFile) -> str | None:

@@ -37,19 +37,20 @@ class LabelFile:
     label_info: Any | None = None
 
 
-def sync_images(store: Store, files: Mapping[str, Path], held_out: Collection[str]) -> bool:
+def sync_images(store: Store, files: Mapping[str, Path], held_out: Collection[str], spatial_dims: int) -> bool:
     """Take over the datastore's images; return whether anything changed.
 
-    A new or replaced file starts without vector, point and entropy; an image whose file is away keeps its row.
+    A new or replaced file starts without vector, point and entropy, and so does every file when the images are to be
+    of another dimension than before; an image whose file is away keeps its row.
     """
     signatures: dict[str, str] = {}
     for image_id, path in files.items():
         try:
-            signatures[image_id] = file_signature(path)
+            signatures[image_id] = f"{file_signature(path)}-{spatial_dims}d"
         except OSError:
             logger.debug("The file of image '%s' went away: %s", image_id, path)
     with store.reading() as session:
-        if not _differing(session, signatures, held_out):
+        if not _differing(session, files, signatures, held_out):
             return False
     with store.writing() as session:
         rows = {row.image_id: row for row in session.scalars(select(Image))}
@@ -67,27 +68,41 @@ def sync_images(store: Store, files: Mapping[str, Path], held_out: Collection[st
     return True
 
 
-def _differing(session: Session, signatures: Mapping[str, str], held_out: Collection[str]) -> bool:
-    rows = session.execute(select(Image.image_id, Image.signature, Image.present, Image.held_out))
-    known = {image_id: (signature, present, out) for image_id, signature, present, out in rows}
-    wanted = {image_id: (signature, True, image_id in held_out) for image_id, signature in signatures.items()}
+def _differing(
+    session: Session, files: Mapping[str, Path], signatures: Mapping[str, str], held_out: Collection[str]
+) -> bool:
+    rows = session.execute(select(Image.image_id, Image.signature, Image.path, Image.present, Image.held_out))
+    known = {image_id: state for image_id, *state in rows}
+    wanted = {
+        image_id: [signature, str(files[image_id]), True, image_id in held_out]
+        for image_id, signature in signatures.items()
+    }
     return any(known.get(image_id) != state for image_id, state in wanted.items()) or any(
-        present and image_id not in wanted for image_id, (_, present, _) in known.items()
+        present and image_id not in wanted for image_id, (_, _, present, _) in known.items()
     )
 
 
 def sync_labels(store: Store, files: Mapping[str, LabelFile], preset_labels: Mapping[str, int]) -> None:
-    """Take over the datastore's final labels: those that it no longer has are dropped, new ones are checked."""
+    """Take over the datastore's final labels: those whose file is gone are dropped, new ones are checked.
+
+    A label that `files` does not list although its file is there was saved while the datastore was being read.
+    """
     with store.reading() as session:
-        known = dict(session.execute(select(Image.image_id, Label.signature).join(Label)).tuples().all())
+        rows = session.execute(select(Image, Label).outerjoin(Label)).tuples().all()
+    images = {image.image_id: image for image, _ in rows}
+    known = {image.image_id: label for image, label in rows if label is not None}
     for image_id, file in files.items():
+        image, label = images.get(image_id), known.get(image_id)
         try:
-            if known.get(image_id) != _label_signature(file.path, preset_labels):
-                save_label(store, image_id, file, preset_labels)
+            current = image and (str(file.path), _label_signature(file.path, image, preset_labels))
         except OSError:
             logger.debug("The label of image '%s' went away: %s", image_id, file.path)
+            continue
+        if current != (label and (label.path, label.signature)):
+            save_label(store, image_id, file, preset_labels)
     for image_id in known.keys() - files.keys():
-        remove_label(store, image_id)
+        if not Path(known[image_id].path).exists():
+            remove_label(store, image_id)
 
 
 def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapping[str, int]) -> str | None:
@@ -98,16 +113,20 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
     str or None
         Why the label stays out of training until it is put right; None when it is fine.
     """
-    signature = _label_signature(file.path, preset_labels)
-    class_of_value, problem = _check(store, image_id, file, preset_labels)
+    with store.reading() as session:
+        image = session.scalar(select(Image).where(Image.image_id == image_id))
+        before = session.get(Label, image.id) if image is not None else None
+    if image is None:
+        stray = f"The label {file.path} belongs to no image that the server knows; got image '{image_id}'."
+        logger.warning("%s", stray)
+        return stray
+    signature = _label_signature(file.path, image, preset_labels)
+    label_info = file.label_info if file.label_info is not None else before and before.label_info
+    class_of_value, problem = _check(image, file.path, label_info, preset_labels)
     if problem is not None:
         logger.warning("%s", problem)
     now = time.time()
     with store.writing() as session:
-        image = session.scalar(select(Image).where(Image.image_id == image_id))
-        if image is None:
-            return problem
-        before = session.get(Label, image.id)
         session.merge(
             Label(
                 image=image.id,
@@ -115,7 +134,7 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
                 signature=signature,
                 saved_at=now,
                 annotator=file.annotator or (before.annotator if before else None),
-                label_info=file.label_info if file.label_info is not None else before and before.label_info,
+                label_info=label_info,
                 class_of_value=class_of_value,
                 problem=problem,
             )
@@ -133,25 +152,17 @@ def remove_label(store: Store, image_id: str) -> None:
             session.delete(row)
 
 
-def _label_signature(path: Path, preset_labels: Mapping[str, int]) -> str:
-    """A label is checked anew when its file or the configured structures change."""
-    structures = hashlib.sha256(json.dumps(preset_labels).encode()).hexdigest()[:8]
-    return f"{file_signature(path)}-{structures}"
+def _label_signature(path: Path, image: Image, preset_labels: Mapping[str, int]) -> str:
+    """A label is checked anew when its file, its image or the configured structures change."""
+    checked_against = json.dumps([image.signature, preset_labels])
+    return f"{file_signature(path)}-{hashlib.sha256(checked_against.encode()).hexdigest()[:8]}"
 
 
 def _check(
-    store: Store, image_id: str, file: LabelFile, preset_labels: Mapping[str, int]
+    image: Image, path: Path, label_info: Any, preset_labels: Mapping[str, int]
 ) -> tuple[dict[str, Any] | None, str | None]:
-    with store.reading() as session:
-        path = session.scalar(select(Image.path).where(Image.image_id == image_id))
-        label_info = file.label_info
-        if label_info is None:
-            label_info = session.scalar(select(Label.label_info).join(Image).where(Image.image_id == image_id))
-    if path is None:
-        return None, f"The label {file.path} belongs to no image that the server knows; got image '{image_id}'."
     try:
-        geometry = read_image(path).geometry
-        classes = check_label_file(file.path, geometry, label_info, preset_labels)
+        classes = check_label_file(path, read_image(image.path).geometry, label_info, preset_labels)
     except (ImageError, LabelError) as error:
-        return None, f"The label of image '{image_id}' is kept, but stays out of training: {error}"
+        return None, f"The label of image '{image.image_id}' is kept, but stays out of training: {error}"
     return {str(value): index for value, index in classes.items()}, None
