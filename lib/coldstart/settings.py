@@ -33,7 +33,7 @@ class Settings(BaseModel):
     labels: dict[str, Annotated[int, Field(ge=1, le=65535)]] = Field(
         min_length=1, description="name of each structure and its value in label files; 0 is the background"
     )
-    spatial_dims: Literal[2, 3] = Field(description="2 for images, 3 for volumes")
+    spatial_dims: int = Field(ge=2, le=3, description="2 for images, 3 for volumes")
     spatial_size: tuple[Annotated[int, Field(ge=32)], ...] = Field(
         description="grid of the network, one number for each axis, multiples of 16"
     )
@@ -81,6 +81,10 @@ class Settings(BaseModel):
             )
         if any(side % GRID_STEP for side in self.spatial_size):
             raise ValueError(f"`spatial_size` must hold multiples of {GRID_STEP}; got {list(self.spatial_size)}")
+        if any(name.strip().casefold() in ("", "background") for name in self.labels):
+            raise ValueError(
+                f"`labels` must name structures, without the background, which is always 0; got {self.labels}"
+            )
         if len(set(self.labels.values())) < len(self.labels):
             raise ValueError(f"`labels` must give every structure a value of its own; got {self.labels}")
         if self.intensity_range is not None and self.intensity_range[0] >= self.intensity_range[1]:
@@ -133,8 +137,8 @@ def _read_preset(name: str, configs: Path) -> dict[str, Any]:
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The preset {path} is not a YAML file: {error}.") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The preset {path} cannot be read as YAML: {error}.") from None
     if not isinstance(values, dict):
         raise SettingsError(f"The preset {path} must hold `key: value` lines; got {type(values).__name__}.")
     _require_known(values, source=f"the preset {path}")
@@ -193,7 +197,7 @@ def _validate(values: Mapping[str, Any], source: str) -> Settings:
         message = first["msg"].removeprefix("Value error, ")
         if not key:
             raise SettingsError(f"{message}. Correct it in {source}.") from None
-        if first["type"] == "missing":
+        if first["type"] == "missing" and len(first["loc"]) == 1:
             raise SettingsError(f"`{key}` is missing. Give it in the preset or with --conf {key} VALUE.") from None
         nearest = ""
         if "expected" in first.get("ctx", {}) and isinstance(values[key], str):
