@@ -135,7 +135,7 @@ def _simulate(
     images: Path, labels: Path, held_out: Path | None, output: Path, conf: dict[str, str], *, n_active: int
 ) -> None:
     from coldstart.adapters.server import APP_FOLDER, Server
-    from coldstart.adapters.simulation import SimulatedAnnotator
+    from coldstart.adapters.simulation import SimulatedAnnotator, connect
     from coldstart.campaign import read_held_out
     from coldstart.campaign.figure import draw_map, map_points
     from coldstart.settings import load_settings
@@ -148,7 +148,7 @@ def _simulate(
     terminal = _Terminal()
     with Server(studies, settings, output / "server.log") as server:
         console.print(f"Server for {studies} on {server.url}; its log: {server.log}")
-        log = SimulatedAnnotator(server.url, labels, terminal).play(n_active)
+        log = SimulatedAnnotator(connect(server.url), labels, terminal).play(n_active)
     state = Path(log.campaign["state_dir"])
     map_path, log_path = output / "map.png", output / "log.json"
     points = map_points(Store(state))

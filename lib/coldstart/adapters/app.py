@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import threading
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from monailabel.config import settings as server_settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.async_tasks.utils import tasks
+from monailabel.utils.async_tasks.utils import background_executors, tasks
 
 from coldstart.adapters.datastore import FolderDatastore
 from coldstart.adapters.errors import AppError, answered
@@ -59,16 +61,10 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             version=version("coldstart-al"),
             labels=sorted(self.campaign.settings.labels, key=self.campaign.settings.labels.__getitem__),
         )
-        self._datastore.sync()
 
     def init_datastore(self) -> FolderDatastore:
         """Open the studies folder."""
-        return FolderDatastore(
-            self.studies,
-            self.campaign,
-            auto_reload=server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
-            read_only=server_settings.MONAI_LABEL_DATASTORE_READ_ONLY,
-        )
+        return FolderDatastore(self.studies, self.campaign)
 
     def init_infers(self) -> dict[str, InferTask]:
         """One model, listed once it is trained."""
@@ -144,6 +140,9 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
     def on_init_complete(self) -> None:
         """Begin to watch for files, finished trainings and work; called in the server only."""
         note_users(sys.modules["monailabel.app"].app)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop_tasks_before(signal.getsignal(number)))
+        self._datastore.sync()
         super().on_init_complete()
         threading.Thread(target=self._watch, name="coldstart-watch", daemon=True).start()
 
@@ -166,6 +165,19 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
 
 def _is_open(method: str) -> bool:
     return any(task["status"] in _OPEN_STATES and task["request"]["method"] == method for task in tasks("scoring"))
+
+
+def _stop_tasks_before(handler: Any) -> Callable[[int, FrameType | None], None]:
+    """End the running tasks, then do what `handler` does: a server ends only when the threads of its tasks do."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for method, executor in list(background_executors.items()):
+            executor.shutdown(wait=False, cancel_futures=True)
+            AsyncTask.stop(method)
+        if callable(handler):
+            handler(number, frame)
+
+    return handle
 
 
 def _open_campaign(app_dir: Path, studies: str, conf: dict[str, str]) -> Campaign:

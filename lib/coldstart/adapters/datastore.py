@@ -25,11 +25,13 @@ RESERVED_KEYS = ("coldstart", "id")
 class FolderDatastore(LocalDatastore):  # type: ignore[misc]
     """A folder of images; labels saved and removed through it reach the campaign at once."""
 
-    def __init__(self, studies: str, campaign: Campaign, *, auto_reload: bool, read_only: bool):
+    def __init__(self, studies: str, campaign: Campaign):
         self._campaign = campaign
         self._twins_said: set[str] = set()
         self._folder_times: list[int] = []
-        super().__init__(studies, extensions=IMAGE_PATTERNS, auto_reload=auto_reload, read_only=read_only)
+        # Only `sync` reads the folder and writes datastore_v2.json, and only the server calls it: a child process that
+        # did could undo a label saved meanwhile.
+        super().__init__(studies, extensions=IMAGE_PATTERNS, auto_reload=False, read_only=True)
 
     def sync(self) -> None:
         """Read the folder again where it changed, and hand the campaign what it holds."""

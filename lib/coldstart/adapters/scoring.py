@@ -22,7 +22,6 @@ class EmbeddingScoring(ScoringMethod):  # type: ignore[misc]
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Run; `embedded` counts the images that were embedded or set aside."""
-        datastore.sync()
         return {"embedded": self._campaign.embed()}
 
 

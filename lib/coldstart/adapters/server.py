@@ -74,12 +74,15 @@ class Server:
         The pairs of `--conf`.
     log : Path
         Where the server's output goes.
+    ready_path : str
+        What answers once the server is up; under authentication something that is open to everybody.
     """
 
-    def __init__(self, studies: Path, conf: Mapping[str, str], log: Path):
+    def __init__(self, studies: Path, conf: Mapping[str, str], log: Path, ready_path: str = "/info/"):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
+        self._ready_path = ready_path
         self._command = server_command(studies, conf, host="127.0.0.1", port=self.port)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -128,7 +131,7 @@ class Server:
                     f"The server ended while it started. Its last words, from {self.log}: {self._last_words()}"
                 )
             try:
-                if requests.get(f"{self.url}/info/", timeout=10).ok:
+                if requests.get(f"{self.url}{self._ready_path}", timeout=10).ok:
                     return
             except requests.RequestException:
                 time.sleep(0.2)

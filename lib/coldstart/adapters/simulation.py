@@ -49,22 +49,26 @@ class CampaignLog:
     campaign: dict[str, Any] = field(default_factory=dict)
 
 
+def connect(url: str, client_id: str = "simulated-annotator") -> MONAILabelClient:
+    """MONAI Label's own client of a server, under a name of its own."""
+    return MONAILabelClient(url, client_id=client_id)
+
+
 class SimulatedAnnotator:
     """Asks for samples and labels them from a folder of ground truth.
 
     Parameters
     ----------
-    url : str
-        Of the server.
+    client : MONAILabelClient
+        Of the server, or what has its methods, such as the client in 3D Slicer's plugin.
     labels : Path
         Folder with one label file for each image, of the same name.
     observer : Observer
-    client_id : str
-        The annotator's name.
+        Is told what happens.
     """
 
-    def __init__(self, url: str, labels: Path, observer: Observer, client_id: str = "simulated-annotator"):
-        self._client = MONAILabelClient(url, client_id=client_id)
+    def __init__(self, client: MONAILabelClient, labels: Path, observer: Observer):
+        self._client = client
         self._labels = labels
         self._observer = observer
         self.log = CampaignLog()

@@ -56,8 +56,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
     optimizer = loss_function = train_pre_transforms = train_post_transforms = val_inferer = network
 
     def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
-        """Take over what the datastore holds now, and check the request before anything is spawned."""
-        datastore.sync()
+        """Check the request before anything is spawned; what to learn from is in the campaign's store."""
         with answered():
             self._settings_of(request)
         return []
