@@ -45,7 +45,9 @@ def test_medicalnet_without_weights_is_an_error_with_the_remedy() -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_hub_model_that_is_not_here_is_an_error_with_the_remedy() -> None:
-    with pytest.raises(EncoderError, match=r"`--conf encoder` 'hf:microsoft/rad-dino' needs .*give its path"):
+    with pytest.raises(
+        EncoderError, match=r"`--conf encoder` 'hf:microsoft/rad-dino' needs .*`--conf encoder hf:<folder>`"
+    ):
         create_encoder("hf:microsoft/rad-dino")
 
 

@@ -205,3 +205,15 @@ def test_placing_works_on_small_maps(n: int) -> None:
     placed = place(vectors[n:], vectors[:n], chart, "tsne")
 
     assert placed.shape == (3, 2) and np.isfinite(placed).all()
+
+
+def test_a_new_vector_does_not_stray_where_neighbourhoods_are_vague() -> None:
+    # In 20 even dimensions the neighbours of a vector lie all over the map, and their plain median in its middle.
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(400, 20))
+    chart = fit_projection(vectors, "tsne")
+
+    placed = place(vectors[:50] + rng.normal(scale=0.05, size=(50, 20)), vectors, chart, "tsne")
+
+    extent = np.ptp(chart, axis=0).max()
+    assert np.linalg.norm(placed - chart[:50], axis=1).max() < 0.1 * extent

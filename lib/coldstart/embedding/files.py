@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldstart.embedding.encoder import Array, Encoder
-from coldstart.embedding.preprocessing import SLICES_PER_AXIS, scale_intensities, take_slices
+from coldstart.embedding.preprocessing import SLICES_PER_AXIS, intensity_range, scale_intensities, take_slices
 from coldstart.exceptions import EncoderError, ImageError, InvalidInputError
 from coldstart.images import Image, read_image
 
@@ -115,8 +115,10 @@ def _load(encoder: Encoder, path: Path, spatial_dims: int) -> Array | ImageError
 
 
 def _views(encoder: Encoder, image: Image) -> list[Array]:
-    scaled = scale_intensities(image.pixels)
-    return [scaled] if image.spatial_dims == encoder.spatial_dims else take_slices(scaled, image.spacing_mm)
+    if image.spatial_dims == encoder.spatial_dims:
+        return [scale_intensities(image.pixels)]
+    limits = intensity_range(image.pixels)
+    return [scale_intensities(plane, limits) for plane in take_slices(image.pixels, image.spacing_mm)]
 
 
 def _encode(

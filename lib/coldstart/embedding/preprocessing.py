@@ -22,27 +22,35 @@ FIRST_SLICE, LAST_SLICE = 0.1, 0.9
 MAX_SLICE_LENGTH = 1024
 
 
-def scale_intensities(pixels: NDArray[Any]) -> Array:
-    """Clip to the 1st and 99th percentile of the whole image and scale to [0, 1].
+def intensity_range(pixels: NDArray[Any]) -> tuple[float, float]:
+    """Give the 1st and 99th percentile of a whole image, over all channels.
+
+    Where they coincide (a small bright object on a constant ground), minimum and maximum take their place.
+    """
+    low, high = np.percentile(pixels, [LOW_PERCENTILE, HIGH_PERCENTILE])
+    return (float(low), float(high)) if high > low else (float(pixels.min()), float(pixels.max()))
+
+
+def scale_intensities(pixels: NDArray[Any], limits: tuple[float, float] | None = None) -> Array:
+    """Clip to the 1st and 99th percentile and scale to [0, 1].
 
     Parameters
     ----------
     pixels : ndarray of shape (channels, *spatial), float
         Intensities of any range; channels are scaled together, so that colours stay.
+    limits : (low, high), optional
+        What becomes 0 and 1; by default `intensity_range(pixels)`. For a slice, that of its volume.
 
     Returns
     -------
     ndarray of the same shape, float32
-        In [0, 1]. Where the percentiles coincide (a small bright object on a constant ground), minimum and maximum
-        take their place; a constant image becomes zero.
+        In [0, 1]; a constant image becomes zero.
     """
-    low, high = np.percentile(pixels, [LOW_PERCENTILE, HIGH_PERCENTILE])
-    if high <= low:
-        low, high = float(pixels.min()), float(pixels.max())
+    low, high = intensity_range(pixels) if limits is None else limits
     if high <= low:
         return np.zeros(pixels.shape, dtype=np.float32)
-    scaled: Array = np.clip((pixels.astype(np.float64) - low) / (high - low), 0, 1).astype(np.float32)
-    return scaled
+    scaled = (pixels.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.clip(scaled, 0, 1, out=scaled)
 
 
 def to_grey(image: Array) -> Array:

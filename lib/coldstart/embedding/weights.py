@@ -178,8 +178,9 @@ def _unreachable(repository: str, option: str, reason: Exception | str) -> Encod
     text = reason if isinstance(reason, str) else f"{type(reason).__name__}: {_first_line(reason)}"
     return EncoderError(
         f"{option} needs the Hugging Face repository {repository!r}, which is not in the local cache and cannot be "
-        f"downloaded ({text.rstrip('.')}). Download it on another machine and give its path, or use "
-        "`--conf encoder descriptor`, which needs no download."
+        f"downloaded ({text.rstrip('.')}). Download it on another machine and give its path "
+        "(`--conf encoder_weights <file>` or `--conf encoder hf:<folder>`), or use `--conf encoder descriptor`, which "
+        "needs no download."
     )
 
 

@@ -28,7 +28,9 @@ ITERATIONS = 500
 EARLY_EXAGGERATION = 12.0
 # Barnes-Hut below, interpolation from here on: openTSNE's own limit.
 INTERPOLATION_FROM_SAMPLES = 10_000
-# Placing: openTSNE's defaults for adding to a map. A small perplexity keeps a new point with its nearest neighbours.
+# Placing: openTSNE's defaults for adding to a map, except for the start. A small perplexity keeps a new point with its
+# nearest neighbours. It starts at the nearest, not at their median: where neighbourhoods are vague, that is the middle
+# of nowhere, and these small steps do not lead out of it.
 PLACE_PERPLEXITY = 5.0
 PLACE_ITERATIONS = 250
 PLACE_LEARNING_RATE = 0.1
@@ -142,8 +144,7 @@ def _place_chunk(
     )
     # The map's own affinities are not looked at when points are added to it.
     chart = TSNEEmbedding(points.copy(), PrecomputedAffinities(csr_matrix((n_samples, n_samples)), normalize=False))
-    initial = np.median(points[neighbours], axis=1)
-    embedding = PartialTSNEEmbedding(initial, chart, affinities)
+    embedding = PartialTSNEEmbedding(points[neighbours[:, 0]], chart, affinities)
     embedding.optimize(
         PLACE_ITERATIONS,
         inplace=True,
