@@ -83,9 +83,11 @@ def serve(
 
     Example: coldstart serve --studies /data/chest --preset chest_xray --host 0.0.0.0 --conf budget 20
     """
-    from coldstart.adapters.server import server_command, server_environment
+    from coldstart.adapters.server import APP_FOLDER, server_command, server_environment
+    from coldstart.settings import load_settings
 
     settings = _pairs(conf) | ({"preset": preset} if preset else {})
+    load_settings(settings, APP_FOLDER / "configs")  # better said before a server starts than after
     command = server_command(studies.resolve(), settings, host=host, port=port)
     sys.stdout.flush()
     os.execve(command[0], command, server_environment())  # noqa: S606  the server takes this process's place, and Ctrl-C

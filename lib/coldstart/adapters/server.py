@@ -15,7 +15,6 @@ from types import TracebackType
 import requests
 
 from coldstart.exceptions import ColdStartError
-from coldstart.settings import load_settings
 
 APP_FOLDER = Path(__file__).resolve().parents[3] / "apps" / "coldstart_al"
 START_LIMIT_S = 180.0
@@ -29,14 +28,7 @@ class ServerError(ColdStartError):
 def server_command(
     studies: Path, conf: Mapping[str, str], *, host: str, port: int, app: Path = APP_FOLDER
 ) -> list[str]:
-    """Command line of MONAI Label's server with the app.
-
-    Raises
-    ------
-    SettingsError
-        If the settings are not valid: better said before a server starts than after.
-    """
-    load_settings(conf, app / "configs")
+    """Command line of MONAI Label's server with the app."""
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
     command += ["--host", host, "--port", str(port)]
     for key, value in conf.items():
@@ -76,14 +68,18 @@ class Server:
         Where the server's output goes.
     ready_path : str
         What answers once the server is up; under authentication something that is open to everybody.
+    app : Path
+        Folder of the MONAI Label app.
     """
 
-    def __init__(self, studies: Path, conf: Mapping[str, str], log: Path, ready_path: str = "/info/"):
+    def __init__(
+        self, studies: Path, conf: Mapping[str, str], log: Path, *, ready_path: str = "/info/", app: Path = APP_FOLDER
+    ):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         self._ready_path = ready_path
-        self._command = server_command(studies, conf, host="127.0.0.1", port=self.port)
+        self._command = server_command(studies, conf, host="127.0.0.1", port=self.port, app=app)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Server:
