@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -148,7 +148,9 @@ def _simulate(
     load_settings(settings, APP_FOLDER / "configs")
     studies = _copy_studies(images, labels, read_held_out(held_out), output)
     terminal = _Terminal()
-    with Server(studies, settings, output / "server.log") as server:
+    with ExitStack() as stack:
+        with terminal.waiting("the server starts"):
+            server = stack.enter_context(Server(studies, settings, output / "server.log"))
         console.print(f"Server for {studies} on {server.url}; its log: {server.log}")
         log = SimulatedAnnotator(connect(server.url), labels, terminal).play(n_active)
     state = Path(log.campaign["state_dir"])

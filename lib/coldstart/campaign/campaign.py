@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -31,8 +32,11 @@ from coldstart.store import Image, Label, Progress, Scoring, Store
 
 TaskName = Literal["embedding", "entropy"]
 
-PROGRESS_EVERY_S = 0.5
-"""How often a long task writes how far it is."""
+PROGRESS_EVERY_S = 1.0
+"""How often a long task writes how far it is, to the database and to the log."""
+BAR_WIDTH = 20
+
+logger = logging.getLogger(__name__)
 
 
 class Campaign:
@@ -210,10 +214,16 @@ class Campaign:
             if done < total and time.monotonic() - last < PROGRESS_EVERY_S:
                 return
             last = time.monotonic()
+            logger.info("%s %s %d of %d images, %s", task, _bar(done, total), done, total, message)
             with self.store.writing() as session:
                 session.merge(Progress(task=task, done=done, total=total, updated_at=time.time(), message=message))
 
         return report
+
+
+def _bar(done: int, total: int) -> str:
+    filled = BAR_WIDTH * done // max(total, 1)
+    return f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}]"
 
 
 def read_held_out(path: Path | None) -> frozenset[str]:

@@ -219,7 +219,8 @@ def _active_pick(state: _State, alpha: float) -> _Pick | None:
         entropy_range=(scoring.minimum, scoring.maximum),
     )
     row = rows[int(acquisition.indices[0])]
-    criterion = "highest entropy, first after a new scoring" if first else f"highest score with alpha = {alpha:g}"
+    criterion = "highest entropy, first after a new scoring" if first else f"highest score with alpha {alpha:g}"
+    mixed = f"entropy {acquisition.entropy[0]:.2f}, distance {acquisition.distance[0]:.2f}"
     nats = float(entropy[int(acquisition.indices[0])])
     details = {
         "rank": state.n_active_picks + 1,
@@ -232,7 +233,7 @@ def _active_pick(state: _State, alpha: float) -> _Pick | None:
         "alpha": alpha,
         "model_version": scoring.model_version,
     }
-    return _Pick(row, ACTIVE, f"active learning: {criterion}", details)
+    return _Pick(row, ACTIVE, f"active learning: {criterion} ({mixed})", details)
 
 
 def _farthest_pick(state: _State, strategy: StrategyName) -> _Pick | None:
