@@ -11,6 +11,7 @@ import transformers
 from PIL import Image
 
 from coldstart.embedding import create_encoder
+from coldstart.embedding import encoder as encoder_module
 from coldstart.exceptions import EncoderError
 
 PREPROCESSOR = {
@@ -182,6 +183,23 @@ def test_model_of_one_channel_gets_grey(image: np.ndarray, tmp_path: Path) -> No
     vectors = create_encoder(f"hf:{tmp_path}", device="cpu").embed(image[None])
 
     assert np.allclose(vectors, expected.numpy(), atol=1e-5)
+
+
+def test_large_inputs_pass_in_smaller_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path, transformers.ViTConfig(**TRANSFORMER))
+    encoder = create_encoder(f"hf:{tmp_path}", device="cpu")
+    batch = np.random.default_rng(0).random((5, 1, 40, 40), dtype=np.float32)
+    expected = encoder.embed(batch)
+    sizes: list[int] = []
+    monkeypatch.setattr(encoder_module, "MAX_PIXELS_AT_ONCE", 2 * 32 * 32)
+    encoder.network.register_forward_pre_hook(  # type: ignore[attr-defined]
+        lambda _, __, keywords: sizes.append(len(keywords["pixel_values"])), with_kwargs=True
+    )
+
+    vectors = encoder.embed(batch)
+
+    assert sizes == [2, 2, 1]
+    assert np.allclose(vectors, expected, atol=1e-5)
 
 
 def test_version_depends_on_weights_and_preprocessing(tmp_path: Path) -> None:

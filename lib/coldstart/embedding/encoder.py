@@ -12,6 +12,9 @@ from coldstart.exceptions import EncoderError
 
 Array = NDArray[np.float32]
 
+# Pixels or voxels that a network gets at a time: 41 images of 224 x 224, or 2 of SAM's 1024 x 1024, which take 4 GB.
+MAX_PIXELS_AT_ONCE = 1 << 21
+
 
 class Encoder(Protocol):
     """Turns images into vectors.
@@ -95,10 +98,14 @@ class TorchEncoder(BaseEncoder):
         """Give the vectors (n, n_features) of prepared images on the device."""
 
     def encode(self, inputs: Array) -> Array:
-        """See `Encoder.encode`."""
+        """See `Encoder.encode`; large inputs pass in smaller batches, so that memory stays bounded."""
+        n_at_once = max(1, MAX_PIXELS_AT_ONCE // int(np.prod(inputs.shape[2:])))
+        vectors = []
         with torch.inference_mode():
-            vectors = self.forward(torch.from_numpy(np.ascontiguousarray(inputs)).to(self.device))
-        return vectors.float().cpu().numpy()
+            for start in range(0, len(inputs), n_at_once):
+                chunk = torch.from_numpy(np.ascontiguousarray(inputs[start : start + n_at_once]))
+                vectors.append(self.forward(chunk.to(self.device)).float().cpu().numpy())
+        return np.concatenate(vectors)
 
 
 def choose_device(device: str) -> torch.device:
