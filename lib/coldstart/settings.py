@@ -156,7 +156,7 @@ def _require_known(values: Mapping[str, object], source: str) -> None:
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0)
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0)
     return f" The nearest valid name is '{close[0]}'." if close else ""
 
 
