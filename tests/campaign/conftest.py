@@ -50,9 +50,7 @@ def opened() -> Iterator[list[Campaign]]:
 
 
 @pytest.fixture
-def make_campaign(
-    embedded_folder: Path, held_out_file: Path, tmp_path: Path, opened: list[Campaign]
-) -> MakeCampaign:
+def make_campaign(embedded_folder: Path, held_out_file: Path, tmp_path: Path, opened: list[Campaign]) -> MakeCampaign:
     """Open the embedded campaign of this test, under other settings where some are given."""
     folder = tmp_path / "state"
     shutil.copytree(embedded_folder, folder)

@@ -289,5 +289,3 @@ def test_restart_with_the_same_settings_changes_nothing(campaign, make_campaign)
     assert again.tasks_to_do() == {}
     assert again.embed() == 0
     assert (planned(again), plan(again).created_at) == before
-
-
