@@ -162,6 +162,8 @@ def _check(
     image: Image, path: Path, label_info: Any, preset_labels: Mapping[str, int]
 ) -> tuple[dict[str, Any] | None, str | None]:
     try:
+        if not isinstance(label_info, list | None):
+            raise LabelError(f"`label_info` must be a list of names and numbers; got {label_info!r}.")
         classes = check_label_file(path, read_image(image.path).geometry, label_info, preset_labels)
     except (ImageError, LabelError) as error:
         return None, f"The label of image '{image.image_id}' is kept, but stays out of training: {error}"
