@@ -71,8 +71,9 @@ def test_empty_label_is_valid(campaign):
         ({"values": (1, 7)}, None, "The label holds the value 7"),
         ({"values": (5,)}, [{"name": "dics", "idx": 5}], "calls the value 5 'dics'"),
         ({"values": (1,)}, [{"idx": 1}], "Each entry of `label_info` must be"),
+        ({"values": (1,)}, 5, "`label_info` must be a list of names and numbers; got 5"),
     ],
-    ids=["shape", "value", "name", "malformed"],
+    ids=["shape", "value", "name", "malformed entry", "malformed"],
 )
 def test_label_that_cannot_be_used_is_kept_and_stays_out_of_training(
     campaign, tmp_path, caplog, drawn, label_info, sentence
