@@ -12,16 +12,18 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import requests
+from PIL import Image
+
 from coldstart.adapters.server import Server
 from coldstart.adapters.simulation import SilentObserver, SimulatedAnnotator, connect
 from coldstart.images import read_image, write_label
-from PIL import Image
 
 STOCK_APP = Path(__file__).parent / "stock_app"
 BUDGET = 30
@@ -43,7 +45,8 @@ def run(folder: Path, n_images: int, n_clicks: int) -> dict:
     for name in ("ours", "stock", "truth"):
         (folder / name).mkdir()
     write_images(folder, n_images)
-    with Server(folder / "stock", {}, folder / "stock.log", app=STOCK_APP) as server:
+    app = shutil.copytree(STOCK_APP, folder / "stock_app")  # the server makes folders beside an app's main.py
+    with Server(folder / "stock", {}, folder / "stock.log", app=app) as server:
         stock = click(server, "random", n_clicks)
     conf = {"preset": "sample", "labels": "disk:1", "encoder": "descriptor", "budget": str(BUDGET)}
     conf |= {"spatial_size": "32,32", "epochs": "1", "score_batch_size": "32"}
@@ -81,7 +84,7 @@ def write_images(folder: Path, n_images: int) -> None:
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:64, :64]
     for index in range(n_images):
-        row, column, radius = rng.uniform(20, 44, 2).tolist() + [rng.uniform(5, 14)]
+        row, column, radius = rng.uniform((20, 20, 5), (44, 44, 14))
         disk = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
         pixels = 80 + 90 * disk + rng.normal(0, 10, disk.shape) + (index % 5) * 12
         path = folder / "ours" / f"image_{index:05d}.png"

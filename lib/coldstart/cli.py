@@ -109,7 +109,7 @@ class _Terminal:
     """Shows a simulated campaign as it goes."""
 
     def served(self, number: int, sample: dict[str, Any]) -> None:
-        console.print(f"  {number:>3}  {sample['id']:<24} {sample['coldstart']['reason']}")
+        console.print(f"  {number:>3}  {sample['id']:<24} {sample['coldstart']['reason']}", soft_wrap=True)
 
     def trained(self, number: int, stats: dict[str, Any]) -> None:
         judged = stats.get("heldout")
@@ -164,7 +164,9 @@ def _simulate(
     record = {"version": version("coldstart-al"), "seconds": seconds, "conf": conf, **asdict(log)}
     record["map"] = [asdict(point) for point in points]
     log_path.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    console.print(f"Took {seconds:.0f} s. Map: {map_path}   Log: {log_path}   Database: {state / FILE_NAME}")
+    console.print(
+        f"Took {seconds:.0f} s. Map: {map_path}   Log: {log_path}   Database: {state / FILE_NAME}", soft_wrap=True
+    )
 
 
 def _copy_studies(images: Path, labels: Path, held_out: frozenset[str], output: Path) -> Path:
