@@ -74,8 +74,8 @@ def test_first_pick_after_a_scoring_is_the_highest_entropy_and_says_so(campaign)
     free = {key: row.entropy for key, row in rows(campaign).items() if row.entropy is not None}
     sample = click(campaign, alpha=1.0)
     assert sample.image_id == max(free, key=free.__getitem__)
-    assert sample.why["reason"] == "active learning: highest entropy, first after a new scoring"
-    assert click(campaign, alpha=0.25).why["reason"] == "active learning: highest score with alpha = 0.25"
+    assert sample.why["reason"].startswith("active learning: highest entropy, first after a new scoring")
+    assert "highest score with alpha 0.25" in click(campaign, alpha=0.25).why["reason"]
 
 
 def test_first_pick_after_a_new_scoring_is_by_entropy_again(campaign):
@@ -308,3 +308,12 @@ def test_active_servings_remember_their_scoring(campaign):
     with campaign.store.reading() as session:
         counted = select(func.count()).select_from(Serving).join(Scoring, Scoring.id == Serving.scoring_id)
         assert session.scalar(counted) == 2
+
+
+def test_image_replaced_while_it_is_scored_gets_the_mean(campaign, pictures, tmp_path):
+    files = case.list_files(pictures)
+    other = case.draw_image(tmp_path / "other.png", 20, seed=99)
+    score(campaign, random_entropies(), on_image=lambda: campaign.sync(files | {"p00": other}, {}))
+    row = rows(campaign)["p00"]
+    assert (row.entropy, row.scoring_id) == (None, None)
+    assert rows(campaign)["p01"].entropy is not None

@@ -199,3 +199,59 @@ def test_same_seed_gives_the_same_map_and_plan(make_new, pictures, tmp_path):
         campaign.store.close()
     assert results[0] == results[1]
     assert np.isfinite(np.frombuffer(results[0][1][0])).all()
+
+
+def test_image_replaced_while_the_map_is_made_is_not_put_on_it(make_new, pictures, monkeypatch, tmp_path):
+    campaign = make_new()
+    files = case.list_files(pictures)
+    campaign.sync(files, {})
+    other, original = case.draw_image(tmp_path / "other.png", 20, seed=99), planning.fit_projection
+
+    def fit_and_replace(*args, **kwargs):
+        campaign.sync(files | {"p00": other}, {})
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(planning, "fit_projection", fit_and_replace)
+    campaign.embed()
+    assert rows(campaign)["p00"].point is None
+    assert campaign.embed() == 1
+    assert rows(campaign)["p00"].point is not None
+
+
+def test_seed_and_largest_number_of_clusters_reach_every_stage(make_new, pictures, monkeypatch):
+    asked = {}
+
+    def spy(name):
+        original = getattr(planning, name)
+
+        def called(*args, **kwargs):
+            asked[name] = kwargs
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(planning, name, called)
+
+    for name in ("fit_projection", "place", "plan_cold_start"):
+        spy(name)
+    files = case.list_files(pictures)
+    campaign = make_new(random_state=5, k_max=3)
+    campaign.sync({key: path for key, path in files.items() if key != "p00"}, {})
+    campaign.embed()
+    campaign.sync(files, {})
+    campaign.embed()
+    assert {name: kwargs["random_state"] for name, kwargs in asked.items()} == dict.fromkeys(asked, 5)
+    assert len(asked) == 3
+    assert case.newest_map(campaign).random_state == 5
+    assert set(case.plan(campaign).silhouettes) == {"2", "3"}
+
+
+def test_image_placed_later_belongs_to_the_cluster_of_its_nearest_neighbour(campaign, pictures, tmp_path):
+    before = rows(campaign)
+    assert len({row.cluster for row in before.values()} - {None}) > 1
+    for key in ("p00", "p01", "p02"):  # one of each look
+        files = case.list_files(pictures) | {"twin": pictures / f"{key}.png"}
+        campaign.sync(case.list_files(pictures), {})
+        campaign.sync(files, {})
+        with campaign.store.writing() as session:
+            session.query(Image).filter_by(image_id="twin").one().forget_content()
+        campaign.embed()
+        assert rows(campaign)["twin"].cluster == before[key].cluster

@@ -45,6 +45,7 @@ def test_map_is_drawn_with_every_kind_of_image(campaign, tmp_path):
     assert {blue, orange, green, grey} <= colours
 
 
+@pytest.mark.filterwarnings("ignore:No artists")
 def test_empty_map_has_no_points_and_is_drawn(make_new, tmp_path):
     assert map_points(make_new().store) == []
     draw_map([], tmp_path / "map.png", "Nothing yet")
