@@ -1,0 +1,50 @@
+"""The `coldstart` command through its entry point."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = str(Path(sys.executable).with_name("coldstart"))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_help_lists_every_command_with_an_example() -> None:
+    listing = run("--help").stdout
+    for command in ("demo", "simulate", "serve", "sample-data"):
+        assert command in listing
+        assert f"coldstart {command}" in run(command, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["serve", "--studies", "x", "--conf", "budgets", "3"], "nearest valid name is 'budget'"),
+        (["serve", "--studies", "x", "--conf", "budget", "many"], "`budget` has a bad value 'many'"),
+        (["serve", "--studies", "x", "--preset", "chest"], "The nearest valid name is 'chest_xray'"),
+        (["serve", "--studies", "x", "--conf", "budget"], "--conf must be followed by a key and a value"),
+    ],
+)
+def test_error_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: str) -> None:
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert sentence in " ".join(ended.stderr.split()) and "Traceback" not in ended.stderr
+
+
+def test_simulation_leaves_a_folder_of_others_alone(tmp_path: Path, repository: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    chest = repository / "sample-data" / "chest"
+    ended = run("simulate", str(chest), str(chest / "groundtruth"), "--output", str(mine))
+    assert ended.returncode == 2 and "left alone" in ended.stderr
+    assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_simulation_without_images_says_so(tmp_path: Path) -> None:
+    ended = run("simulate", str(tmp_path), str(tmp_path), "--output", str(tmp_path / "out"))
+    assert ended.returncode == 2 and "must hold images" in ended.stderr
