@@ -1,0 +1,1 @@
+"""Data sets, protocols, tables and figures: what shows that the method works."""
