@@ -78,7 +78,7 @@ class _State:
 
     @property
     def budget_is_labelled(self) -> bool:
-        return len(self.labelled) >= min(self.settings.budget, len(self.pool))
+        return len(self.labelled) >= self.settings.budget
 
 
 def next_sample(
