@@ -118,16 +118,24 @@ def test_entropy_is_reported_in_nats_and_relative_to_its_largest(campaign):
 def test_skipped_images_are_neither_candidates_nor_selected(campaign):
     labelled = label_budget(campaign)
     score(campaign, random_entropies())
-    skipped = click(campaign, annotator="anna").image_id
     ids, points = pool(campaign)
-    keep = [index for index, key in enumerate(ids) if key != skipped]
     found, scoring = rows(campaign), case.newest_scoring(campaign)
-    entropy = [found[ids[index]].entropy or 0.0 for index in keep]
-    selected = [position for position, index in enumerate(keep) if ids[index] in labelled]
-    acquisition = acquire(
-        points[keep], entropy, selected, 1, first_by_entropy=False, entropy_range=(scoring.minimum, scoring.maximum)
-    )
-    assert click(campaign, annotator="anna").image_id == ids[keep[int(acquisition.indices[0])]]
+    skipped = [click(campaign, annotator="anna").image_id]
+    for _ in range(4):
+        keep = [index for index, key in enumerate(ids) if key not in skipped]
+        acquisition = acquire(
+            points[keep],
+            [found[ids[index]].entropy or 0.0 for index in keep],
+            [position for position, index in enumerate(keep) if ids[index] in labelled],
+            1,
+            alpha=0.9,
+            first_by_entropy=False,
+            entropy_range=(scoring.minimum, scoring.maximum),
+        )
+        sample = click(campaign, annotator="anna", alpha=0.9)
+        assert sample.image_id == ids[keep[int(acquisition.indices[0])]]
+        assert sample.why["distance"] == pytest.approx(float(acquisition.distance[0]))
+        skipped.append(sample.image_id)
 
 
 def test_entropy_range_is_that_of_the_scoring_and_is_kept(campaign):

@@ -209,6 +209,16 @@ def test_budget_labelled_and_model_scored_gives_acquisition(campaign):
     assert click(campaign).why["phase"] == "active"
 
 
+def test_budget_counts_labelled_images_whether_they_were_planned_or_not(campaign):
+    outside = [image_id for image_id in pool(campaign)[0] if image_id not in planned(campaign)]
+    case.score(campaign, case.random_entropies())
+    for image_id in outside[: BUDGET - 1]:
+        label(campaign, image_id)
+    assert click(campaign).why["phase"] == "cold_start"
+    label(campaign, outside[BUDGET - 1])
+    assert click(campaign).why["phase"] == "active"
+
+
 def test_budget_not_labelled_follows_the_plan_although_a_model_is_scored(campaign):
     served = clicks(campaign, BUDGET - 1)
     for image_id in served:
