@@ -223,15 +223,18 @@ def test_new_model_asks_for_a_scoring_once(campaign):
     assert campaign.tasks_to_do() == {"entropy": "m2"}
 
 
-def test_image_that_cannot_be_scored_does_not_stop_the_others(campaign, pictures, tmp_path):
+def test_image_that_cannot_be_scored_gets_the_mean_and_does_not_stop_the_others(campaign, pictures, tmp_path):
     label_budget(campaign)
-    copy = tmp_path / "p29.png"
-    copy.write_bytes((pictures / "p29.png").read_bytes())
-    campaign.sync(case.list_files(pictures) | {"p29": copy}, {})
+    shaky = case.draw_image(tmp_path / "shaky.png", 200)
+    campaign.sync(case.list_files(pictures) | {"shaky": shaky}, {})
     campaign.embed()
-    copy.unlink()
-    was_planned = "p29" in case.labels(campaign)
-    assert score(campaign, random_entropies()) == case.N_POOL - BUDGET - (not was_planned)
+    assert score(campaign, {**random_entropies(), 200: 0.65}) == case.N_POOL - BUDGET + 1
+    shaky.unlink()
+    assert score(campaign, random_entropies(1), "m2") == case.N_POOL - BUDGET
+    order = [click(campaign, alpha=0.0) for _ in range(case.N_POOL - BUDGET + 1)]
+    mean = case.newest_scoring(campaign).mean
+    answer = next(sample for sample in order if sample.image_id == "shaky")
+    assert answer.why["entropy_nats"] == pytest.approx(mean)
 
 
 def test_scoring_of_a_pool_that_is_labelled_to_the_last_image_is_complete(campaign):
