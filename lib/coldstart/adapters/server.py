@@ -39,12 +39,14 @@ def server_command(
 def server_environment() -> dict[str, str]:
     """Environment of the server: this one, with the programs of the Python environment on the PATH.
 
-    MLflow tracking is off, since MLflow is not installed; PYTHONPATH is set, since MONAI Label's tasks die without it.
+    MLflow tracking is off, since MLflow is not installed; PYTHONPATH is set, since MONAI Label's tasks die without it;
+    idle threads sleep instead of spinning, since server and training share the processor.
     """
     environment = dict(os.environ)
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     environment.setdefault("PYTHONPATH", "")
     environment.setdefault("MONAI_LABEL_TRACKING_ENABLED", "false")
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return environment
 
 
