@@ -100,7 +100,10 @@ class Settings(BaseModel):
             If a value is not valid; the sentence names the key and the value.
         """
         known = {key: value for key, value in request.items() if key in type(self).model_fields}
-        return _validate({**self.model_dump(), **_parse_strings(known)}, source="the request")
+        # The files named at the start were read then; they need not be there any more.
+        files = {name: getattr(self, name) for name in ("heldout", "encoder_weights") if name not in known}
+        values = {**self.model_dump(exclude=set(files)), **_parse_strings(known)}
+        return _validate(values, source="the request").model_copy(update=files)
 
 
 def load_settings(conf: Mapping[str, str], configs: Path) -> Settings:

@@ -16,6 +16,7 @@ from coldstart.exceptions import ModelError
 from coldstart.images import read_image
 from coldstart.segmentation import load_model, predict_probabilities
 from coldstart.selection import image_entropy
+from coldstart.store import Image, Model, Scoring
 
 LABELLED = ("p00", "p01", "p02")
 
@@ -169,3 +170,24 @@ def test_status_of_an_empty_campaign_is_plain_json(make_new):
     assert json.loads(json.dumps(status)) == status
     assert status["encoder"] == "descriptor (not embedded yet)"
     assert status["planned"] is None
+
+
+def test_model_published_by_a_training_that_was_killed_is_adopted_and_scored(trained):
+    version = load_model(trained.model_path, "cpu").version
+    with trained.store.writing() as session:
+        session.query(Image).update({"entropy": None, "scoring_id": None})
+        session.query(Scoring).delete()
+        session.query(Model).delete()
+    assert trained.tasks_to_do() == {"entropy": version}
+    trained.score()
+    assert trained.tasks_to_do() == {}
+    assert trained.status()["model_version"] == version
+
+
+def test_settings_of_a_request_do_not_need_the_files_of_the_start(trained, tmp_path):
+    gone = tmp_path / "gone.txt"
+    gone.touch()
+    settings = case.make_settings(heldout=gone)
+    gone.unlink()
+    assert settings.override({"alpha": "0.5"}).alpha == 0.5
+    assert settings.override({}).heldout == gone

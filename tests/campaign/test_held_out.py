@@ -112,3 +112,18 @@ def test_list_that_is_not_text_is_named_in_a_sentence(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingsError, match=f"--conf heldout must name a text file .* got '{path}'"):
         read_held_out(path)
+
+
+def test_image_held_out_later_leaves_the_map_that_it_made(make_campaign, held_out_file, pictures, tmp_path):
+    longer = tmp_path / "longer.txt"
+    longer.write_text(held_out_file.read_text() + "\np07\n")
+    campaign = make_campaign(heldout=longer)
+    campaign.sync(case.list_files(pictures), {})
+    assert "embedding" in campaign.tasks_to_do()
+    campaign.embed()
+    found, by_id = rows(campaign), vectors(campaign)
+    fitted = [key for key in found if key not in (*HELD_OUT, "p07")]
+    assert [key for key, row in found.items() if row.fitted] == fitted
+    points = fit_projection(np.stack([by_id[key] for key in fitted]), "pca")
+    assert np.array_equal(points, np.stack([case.point(found[key]) for key in fitted]))
+    assert "p07" not in planned(campaign) and "embedding" not in campaign.tasks_to_do()

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock
 from sqlalchemy import func, select
 
 from coldstart.campaign import inventory, learning, planning, serving
 from coldstart.campaign.inventory import LabelFile
 from coldstart.campaign.learning import LabelledImages
 from coldstart.embedding import create_encoder
-from coldstart.exceptions import SettingsError
+from coldstart.exceptions import ModelError, SettingsError
 from coldstart.segmentation import (
     EpochReport,
     Evaluation,
@@ -62,6 +63,7 @@ class Campaign:
         self.folder = folder
         self.held_out = read_held_out(settings.heldout)
         self.store = Store(folder)
+        self._model_seen = 0
         self.model_path = folder / "models" / "attention_unet.pt"
 
     def __reduce__(self) -> tuple[type[Campaign], tuple[Settings, Path]]:
@@ -95,6 +97,7 @@ class Campaign:
 
     def tasks_to_do(self) -> dict[TaskName, str]:
         """Tasks that have something to do, each with a fingerprint that changes when there is something else to do."""
+        self._adopt_model()
         tasks: dict[TaskName, str] = {}
         with self.store.reading() as session:
             if planning.needs_embedding(session, self.settings):
@@ -108,6 +111,10 @@ class Campaign:
 
     def embed(self) -> int:
         """Embed what is new or changed, keep the map and the plan; return how many images were looked at."""
+        with FileLock(self.folder / "embedding.lock"):
+            return self._embed()
+
+    def _embed(self) -> int:
         with self.store.reading() as session:
             if not planning.needs_embedding(session, self.settings):
                 return 0
@@ -160,6 +167,18 @@ class Campaign:
         }
         learning.record_model(self.store, model.version, details)
         return evaluation
+
+    def _adopt_model(self) -> None:
+        """Note a published model that the database does not know: its training was killed before it could say so."""
+        if not self.model_path.is_file() or (modified := self.model_path.stat().st_mtime_ns) == self._model_seen:
+            return
+        self._model_seen = modified
+        try:
+            model = load_model(self.model_path, "cpu")
+        except ModelError as error:
+            logger.warning("%s", error)
+        else:
+            learning.record_model(self.store, model.version, dict(model.metadata))
 
     def score(self) -> int:
         """Score the unlabelled images with the published model; return how many were scored."""

@@ -86,9 +86,13 @@ def training_config(settings: Settings) -> TrainingConfig:
 
 
 def record_model(store: Store, version: str, details: dict[str, Any]) -> None:
-    """Note that a model was published; `details` are plain JSON types."""
+    """Note that a model was published, or say more of it; `details` are plain JSON types."""
     with store.writing() as session:
-        session.add(Model(version=version, created_at=time.time(), details=details))
+        model = session.scalar(select(Model).where(Model.version == version))
+        if model is None:
+            session.add(Model(version=version, created_at=time.time(), details=details))
+        else:
+            model.details = {**model.details, **details}
 
 
 def newest_model(session: Session) -> Model | None:

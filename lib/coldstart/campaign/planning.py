@@ -46,7 +46,8 @@ def needs_embedding(session: Session, settings: Settings) -> bool:
     current = current_map(session)
     if current is None or (current.configured, current.method) != (configured_encoder(settings), settings.projection):
         return session.scalar(select(Image.id).where(Image.present, Image.problem.is_(None)).limit(1)) is not None
-    waiting = Image.vector.is_(None) | Image.map_id.is_distinct_from(current.id)
+    # An image that made the map and was held out since asks for another map.
+    waiting = Image.vector.is_(None) | Image.map_id.is_distinct_from(current.id) | (Image.fitted & Image.held_out)
     if session.scalar(select(Image.id).where(Image.present, Image.problem.is_(None), waiting).limit(1)) is not None:
         return True
     return _plan_is_outdated(session, current, settings)
@@ -92,17 +93,18 @@ def _write_vectors(store: Store, group: Sequence[tuple[_Pending, dict[str, Any]]
 def update_map(store: Store, settings: Settings, encoder: Encoder) -> None:
     """Make the map where there is none for this encoder and projection; place on it what is not there yet.
 
-    Held-out images never fit the map.
+    Held-out images never fit the map: where one did before it was held out, the map is made anew without it.
     """
     key = _encoder_key(encoder)
     with store.reading() as session:
         current = current_map(session)
         embedded = select(Image).where(Image.vector.is_not(None), Image.encoder == key).options(undefer(Image.vector))
         rows = list(session.scalars(embedded.order_by(Image.image_id)))
-    fits = current is not None and (current.encoder, current.method) == (key, settings.projection)
-    if current is not None and fits and any(row.fitted and row.map_id == current.id for row in rows):
-        _place_missing(store, settings, current, rows)
-        return
+    if current is not None and (current.encoder, current.method) == (key, settings.projection):
+        fitted = [row for row in rows if row.fitted and row.map_id == current.id]
+        if fitted and not any(row.held_out for row in fitted):
+            _place_missing(store, settings, current, rows)
+            return
     fitting = [row for row in rows if row.present and not row.held_out and row.problem is None]
     if not fitting:
         return
@@ -164,16 +166,10 @@ def update_plan(store: Store, settings: Settings) -> None:
 
     Picks that were served or labelled stay; what they are is what the rest of a plan starts from.
     """
-    while not _update_plan(store, settings):
-        logger.info("An image was served or labelled while the plan was made: it is made anew.")
-
-
-def _update_plan(store: Store, settings: Settings) -> bool:
-    """Tell whether the plan is as it should be; False when what is taken changed meanwhile, and nothing was written."""
     with store.reading() as session:
         current = current_map(session)
         if current is None or not _plan_is_outdated(session, current, settings):
-            return True
+            return
         plan = current_plan(session)
         pool = pool_rows(session, current)
         taken = taken_rows(session)
@@ -183,13 +179,16 @@ def _update_plan(store: Store, settings: Settings) -> bool:
             "The budget of %d is more than the pool's %d images: all are planned.", settings.budget, len(pool)
         )
     if plan is not None and plan.map_id == current.id and size <= plan.size:
-        return _cut_plan(store, settings, plan, pool, taken, size)
-    return _make_plan(store, settings, current, pool, taken, size)
+        with store.writing() as session:
+            session.execute(update(Plan).where(Plan.id == plan.id).values(budget=settings.budget, size=size))
+            _write_picks(session, plan.id, _read_picks(session), pool, size)
+    else:
+        _make_plan(store, settings, current, pool, taken, size)
 
 
 def _make_plan(
     store: Store, settings: Settings, current: ImageMap, pool: Sequence[Image], taken: set[int], size: int
-) -> bool:
+) -> None:
     selected = [index for index, row in enumerate(pool) if row.id in taken]
     made = plan_cold_start(
         _points(pool),
@@ -199,9 +198,10 @@ def _make_plan(
         random_state=settings.random_state,
     )
     with store.writing() as session:
-        if taken_rows(session) != taken:
-            return False
-        kept = [pick for pick in _read_picks(session) if pick["image_row"] in taken]
+        now_taken = taken_rows(session)
+        kept = [pick for pick in _read_picks(session) if pick["image_row"] in now_taken]
+        known = {pick["image_row"] for pick in kept}
+        new = [_new_pick(pool[pick.index], pick) for pick in made.picks]
         session.execute(delete(PlanPick))
         session.execute(delete(Plan))
         plan = Plan(
@@ -217,23 +217,8 @@ def _make_plan(
         session.flush()
         for image, label in zip(pool, made.labels, strict=True):
             session.execute(update(Image).where(Image.id == image.id).values(cluster=int(label)))
-        _write_picks(session, plan, kept + [_new_pick(pool[pick.index], pick) for pick in made.picks])
-    return True
-
-
-def _cut_plan(store: Store, settings: Settings, plan: Plan, pool: Sequence[Image], taken: set[int], size: int) -> bool:
-    """Keep the picks that are taken and, while the budget lasts, the first of the others that the pool still holds."""
-    in_pool = {row.id for row in pool}
-    with store.writing() as session:
-        if taken_rows(session) != taken:
-            return False
-        picks = _read_picks(session)
-        session.execute(delete(PlanPick))
-        session.execute(update(Plan).where(Plan.id == plan.id).values(budget=settings.budget, size=size))
-        waiting = [pick["image_row"] for pick in picks if pick["image_row"] in in_pool - taken]
-        kept = taken.union(waiting[: max(0, size - len(taken & in_pool))])
-        _write_picks(session, plan, [pick for pick in picks if pick["image_row"] in kept])
-    return True
+        picks = kept + [pick for pick in new if pick["image_row"] not in known]
+        _write_picks(session, plan.id, picks, pool, size)
 
 
 def _plan_is_outdated(session: Session, current: ImageMap, settings: Settings) -> bool:
@@ -262,8 +247,19 @@ def _read_picks(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def _write_picks(session: Session, plan: Plan, picks: Sequence[dict[str, Any]]) -> None:
-    session.add_all(PlanPick(plan_id=plan.id, rank=rank, **pick) for rank, pick in enumerate(picks))
+def _write_picks(
+    session: Session, plan_id: int, picks: Sequence[dict[str, Any]], pool: Sequence[Image], size: int
+) -> None:
+    """Put these picks in the place of the plan's: all that are taken and, while the budget lasts, the first others.
+
+    What is taken is read here, in the transaction: it may have changed while the plan was made.
+    """
+    in_pool, taken = {row.id for row in pool}, taken_rows(session)
+    waiting = [pick["image_row"] for pick in picks if pick["image_row"] in in_pool - taken]
+    kept = taken.union(waiting[: max(0, size - len(taken & in_pool))])
+    session.execute(delete(PlanPick))
+    rows = [pick for pick in picks if pick["image_row"] in kept]
+    session.add_all(PlanPick(plan_id=plan_id, rank=rank, **pick) for rank, pick in enumerate(rows))
 
 
 def current_map(session: Session) -> ImageMap | None:
