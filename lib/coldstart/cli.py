@@ -101,7 +101,8 @@ def sample_data(folder: Annotated[Path, typer.Argument(help="Where to write; mad
     """
     from coldstart.experiments.sample_data import generate_sample_data
 
-    generate_sample_data(folder)
+    with console.status("drawing ..."):
+        generate_sample_data(folder)
     console.print(f"Wrote the sample data to {folder}.")
 
 

@@ -127,3 +127,14 @@ def test_image_held_out_later_leaves_the_map_that_it_made(make_campaign, held_ou
     points = fit_projection(np.stack([by_id[key] for key in fitted]), "pca")
     assert np.array_equal(points, np.stack([case.point(found[key]) for key in fitted]))
     assert "p07" not in planned(campaign) and "embedding" not in campaign.tasks_to_do()
+
+
+def test_held_out_id_that_no_image_has_is_said_once(make_campaign, pictures, tmp_path, caplog):
+    wrong = tmp_path / "wrong.txt"
+    wrong.write_text("h0\nh1.png\n")
+    campaign = make_campaign(heldout=wrong)
+    for _ in range(2):
+        campaign.sync(case.list_files(pictures), {})
+    sentences = [record.getMessage() for record in caplog.records if "that no image has" in record.getMessage()]
+    assert len(sentences) == 1 and "'h1.png'" in sentences[0]
+    assert campaign.status()["held_out_unknown"] == ["h1.png"]

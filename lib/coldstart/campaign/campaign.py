@@ -63,6 +63,7 @@ class Campaign:
         self.folder = folder
         self.held_out = read_held_out(settings.heldout)
         self.store = Store(folder)
+        self.unknown_held_out: list[str] = []
         self._model_seen = 0
         self.model_path = folder / "models" / "attention_unet.pt"
 
@@ -72,8 +73,22 @@ class Campaign:
 
     def sync(self, images: Mapping[str, Path], labels: Mapping[str, LabelFile]) -> None:
         """Take over what the datastore shows: images by id, and final labels by image id."""
+        self._say_unknown_held_out(images)
         inventory.sync_images(self.store, images, self.held_out, self.settings.spatial_dims)
         inventory.sync_labels(self.store, labels, self.settings.labels)
+
+    def _say_unknown_held_out(self, images: Mapping[str, Path]) -> None:
+        unknown = sorted(self.held_out - images.keys())
+        if unknown != self.unknown_held_out:
+            self.unknown_held_out = unknown
+            if unknown:
+                logger.warning(
+                    "--conf heldout lists %d ids that no image has, for example '%s'. An id is a file's name without "
+                    "its suffix; correct %s, or these images are served and trained on when they come by another id.",
+                    len(unknown),
+                    unknown[0],
+                    self.settings.heldout,
+                )
 
     def save_label(self, image_id: str, label: LabelFile) -> str | None:
         """Count a label that was just saved; return why it stays out of training, or None."""
@@ -210,6 +225,7 @@ class Campaign:
                 "projection": self.settings.projection,
                 "images": session.scalar(select(func.count()).select_from(Image).where(*usable)),
                 "held_out": session.scalar(select(func.count()).where(Image.present, Image.held_out)),
+                "held_out_unknown": self.unknown_held_out,
                 "labelled": session.scalar(labelled.where(*usable)),
                 "budget": self.settings.budget,
                 "planned": plan.size if plan is not None else None,
