@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from monailabel.client import MONAILabelClient
 from PIL import Image
 
 from coldstart.adapters.server import Server
@@ -19,16 +20,19 @@ N_ACTIVE = 3
 
 
 @pytest.fixture(params=["monailabel", "slicer"])
-def connect_client(request: pytest.FixtureRequest, slicer_client: ModuleType) -> Callable[[str], object]:
-    if request.param == "monailabel":
-        return connect
-    return lambda url: slicer_client.MONAILabelClient(url, client_id="slicer-annotator")
+def connect_client(
+    request: pytest.FixtureRequest, slicer_client: ModuleType, tmp_path: Path
+) -> Callable[[str], MONAILabelClient]:
+    """MONAI Label's own client, and the plugin's; by default both keep results where a local server removes them."""
+    kind = MONAILabelClient if request.param == "monailabel" else slicer_client.MONAILabelClient
+    (tmp_path / "client").mkdir()
+    return lambda url: kind(url, tmpdir=str(tmp_path / "client"), client_id="annotator")
 
 
 def test_whole_campaign_follows_plan_then_model(
     make_studies: Callable[[], tuple[Path, Path, Path]],
     start: Callable[..., Server],
-    connect_client: Callable[[str], object],
+    connect_client: Callable[[str], MONAILabelClient],
     tmp_path: Path,
 ) -> None:
     studies, truth, held_out = make_studies()
