@@ -23,10 +23,10 @@ def test_help_lists_every_command_with_an_example() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["serve", "--studies", "x", "--conf", "budgets", "3"], "nearest valid name is 'budget'"),
-        (["serve", "--studies", "x", "--conf", "budget", "many"], "`budget` has a bad value 'many'"),
-        (["serve", "--studies", "x", "--preset", "chest"], "The nearest valid name is 'chest_xray'"),
-        (["serve", "--studies", "x", "--conf", "budget"], "--conf must be followed by a key and a value"),
+        (["serve", "--studies", ".", "--conf", "budgets", "3"], "nearest valid name is 'budget'"),
+        (["serve", "--studies", ".", "--conf", "budget", "many"], "`budget` has a bad value 'many'"),
+        (["serve", "--studies", ".", "--preset", "chest"], "The nearest valid name is 'chest_xray'"),
+        (["serve", "--studies", ".", "--conf", "budget"], "--conf must be followed by a key and a value"),
     ],
 )
 def test_error_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: str) -> None:

@@ -77,7 +77,7 @@ def test_preset_is_overridden_by_conf_and_conf_by_a_request(own_preset):
         ("alpha", "0", 0.0),
         ("k_max", "1", 1),
         ("encoder", "hf:microsoft/resnet-50", "hf:microsoft/resnet-50"),
-        ("encoder", "resnet50:/weights/a.pth", "resnet50:/weights/a.pth"),
+        ("encoder", "hf:owner/model", "hf:owner/model"),
         ("encoder", "medicalnet", "medicalnet"),
         ("projection", "none", "none"),
         ("heldout", str(CONFIGS / "sample.yaml"), CONFIGS / "sample.yaml"),

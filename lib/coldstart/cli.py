@@ -73,7 +73,7 @@ def simulate(
 
 @app.command()
 def serve(
-    studies: Annotated[Path, typer.Option(help="Folder of images.")],
+    studies: Annotated[Path, typer.Option(help="Folder of images.", exists=True, file_okay=False)],
     preset: Annotated[str | None, typer.Option(help="Name of a preset, or the path of a YAML file.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,

@@ -66,7 +66,12 @@ class Settings(BaseModel):
     @field_validator("encoder")
     @classmethod
     def _check_encoder(cls, name: str) -> str:
-        if name in ENCODERS or any(name.startswith(prefix) and name != prefix for prefix in ENCODER_PREFIXES):
+        prefix = next((prefix for prefix in ENCODER_PREFIXES if name.startswith(prefix) and name != prefix), None)
+        path = Path(name.removeprefix(prefix or "")).expanduser()
+        is_path = prefix == "resnet50:" or path.is_absolute() or name.removeprefix(prefix or "").startswith((".", "~"))
+        if prefix is not None and is_path and not path.exists():
+            raise ValueError(f"there is no {path}; give the path of what was downloaded")
+        if name in ENCODERS or prefix is not None:
             return name
         raise ValueError(
             f"it must be one of {', '.join(ENCODERS)}, resnet50:PATH or hf:MODEL.{_nearest(name, ENCODERS)}"
@@ -101,7 +106,7 @@ class Settings(BaseModel):
         """
         known = {key: value for key, value in request.items() if key in type(self).model_fields}
         # The files named at the start were read then; they need not be there any more.
-        files = {name: getattr(self, name) for name in ("heldout", "encoder_weights") if name not in known}
+        files = {name: getattr(self, name) for name in ("heldout", "encoder", "encoder_weights") if name not in known}
         values = {**self.model_dump(exclude=set(files)), **_parse_strings(known)}
         return _validate(values, source="the request").model_copy(update=files)
 

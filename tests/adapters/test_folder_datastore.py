@@ -6,8 +6,10 @@ import pytest
 from PIL import Image
 
 from coldstart.adapters.datastore import FolderDatastore
+from coldstart.adapters.errors import AppError
 from coldstart.adapters.server import APP_FOLDER
 from coldstart.campaign import Campaign
+from coldstart.images import read_image, write_label
 from coldstart.settings import load_settings
 
 
@@ -99,3 +101,40 @@ def test_child_process_writes_nothing(studies: Path) -> None:
     write(studies / "b.png")
     FolderDatastore(str(studies), datastore._campaign)  # what a child builds: it never calls sync
     assert (config.read_bytes(), config.stat().st_mtime_ns) == before
+
+
+def test_label_in_another_format_replaces_the_one_before(studies: Path, tmp_path: Path) -> None:
+    write(studies / "a.png")
+    label = tmp_path / "label.png"
+    Image.fromarray(np.ones((48, 48), dtype=np.uint8)).save(label)
+    datastore = open_datastore(studies)
+    final = studies / "labels" / "final"
+    write_label(np.ones((48, 48), dtype=int), read_image(studies / "a.png").geometry, tmp_path / "label.nrrd")
+    datastore.save_label("a", str(tmp_path / "label.nrrd"), "final", {})
+    datastore.save_label("a", str(label), "final", {})
+    assert [path.name for path in final.iterdir()] == ["a.png"]
+    datastore.remove_label("a", "final")
+    datastore.sync()
+    assert list(final.iterdir()) == [] and datastore._campaign.status()["labelled"] == 0
+
+
+@pytest.mark.parametrize(
+    ("image_id", "tag", "info", "sentence"),
+    [
+        ("b", "final", {}, "no image 'b'"),
+        ("../a", "final", {}, "no image '../a'"),
+        ("a", "../../evil", {}, "tag must be of letters"),
+        ("a", "final", [1], "must be a JSON object"),
+    ],
+)
+def test_hostile_label_is_refused_in_a_sentence(
+    studies: Path, tmp_path: Path, image_id: str, tag: str, info: object, sentence: str
+) -> None:
+    write(studies / "a.png")
+    write(tmp_path / "label.png")
+    datastore = open_datastore(studies)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(AppError) as caught:
+        datastore.save_label(image_id, str(tmp_path / "label.png"), tag, info)  # type: ignore[arg-type]
+    assert sentence in caught.value.detail and caught.value.status_code in (400, 404)
+    assert sorted(tmp_path.rglob("*")) == before

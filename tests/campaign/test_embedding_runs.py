@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import campaign_case as case
 import numpy as np
 import pytest
@@ -140,13 +142,13 @@ def test_clicks_are_answered_while_images_are_embedded(make_new, pictures, use_e
 
 
 def test_new_version_of_an_encoder_makes_new_vectors_and_another_map(make_new, pictures, use_encoder):
-    campaign = make_new(encoder="resnet50:a.pth")
+    campaign = make_new(encoder="hf:lab/a")
     campaign.sync(case.list_files(pictures), {})
     use_encoder(version="1")
     campaign.embed()
     served = case.clicks(campaign, 2)
     assert case.newest_map(campaign).encoder == "counting 1"
-    other = make_new(encoder="resnet50:b.pth")
+    other = make_new(encoder="hf:lab/b")
     assert set(other.tasks_to_do()) == {"embedding"}
     renewed = use_encoder(version="2")
     assert other.embed() == renewed.n_encoded == N_ALL
@@ -255,3 +257,17 @@ def test_image_placed_later_belongs_to_the_cluster_of_its_nearest_neighbour(camp
             session.query(Image).filter_by(image_id="twin").one().forget_content()
         campaign.embed()
         assert rows(campaign)["twin"].cluster == before[key].cluster
+
+
+def test_replaced_image_goes_on_placing_new_ones_on_the_map_that_it_made(make_new, pictures, tmp_path):
+    folder = tmp_path / "own"
+    shutil.copytree(pictures, folder)
+    campaign = make_new(projection="pca")
+    campaign.sync(case.list_files(folder), {})
+    campaign.embed()
+    twin_of = case.point(rows(campaign)["p05"])
+    case.draw_image(folder / "p01.png", 1, seed=99)
+    shutil.copyfile(folder / "p05.png", folder / "twin.png")
+    campaign.sync(case.list_files(folder), {})
+    campaign.embed()
+    assert np.allclose(case.point(rows(campaign)["twin"]), twin_of, atol=1e-6)

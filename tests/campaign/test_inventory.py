@@ -13,6 +13,7 @@ from campaign_case import click, clicks, draw_image, draw_label, label, labels, 
 from PIL import Image as Picture
 
 from coldstart.campaign import LabelFile, learning
+from coldstart.store import Image, Label
 
 NAMED = [{"name": "disc", "idx": 5}, {"name": "rim", "idx": 6}]
 
@@ -308,3 +309,19 @@ def test_log_is_quiet_when_nothing_is_wrong(campaign, studies, caplog):
     sync(campaign, studies)
     label(campaign, click(campaign).image_id)
     assert caplog.text == ""
+
+
+def test_label_saved_again_without_names_goes_by_the_preset(campaign, tmp_path):
+    path = case.draw_label(tmp_path / "label.png")
+    swapped = [{"name": "rim", "idx": 1}, {"name": "disc", "idx": 2}]
+    campaign.save_label("p00", LabelFile(path, None, swapped))
+    assert campaign.save_label("p00", LabelFile(path, None, None)) is None  # the same file: what was said still holds
+    assert _classes(campaign) == {"1": 2, "2": 1}
+    again = case.draw_label(tmp_path / "again.png")
+    assert campaign.save_label("p00", LabelFile(again, None, None)) is None
+    assert _classes(campaign) == {"1": 1, "2": 2}
+
+
+def _classes(campaign):
+    with campaign.store.reading() as session:
+        return session.query(Label.class_of_value).join(Image).filter(Image.image_id == "p00").scalar()

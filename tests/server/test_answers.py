@@ -55,6 +55,10 @@ def test_server_answers_in_sentences_and_spawns_only_what_is_needed(
 
     refused = requests.post(f"{server.url}/infer/attention_unet?image=case_00", timeout=30)
     assert refused.status_code == 404 and "no trained model yet" in refused.json()["detail"]
+    refused = requests.post(f"{server.url}/infer/nonsense?image=case_00", timeout=30)
+    assert refused.status_code == 404 and "no model 'nonsense'" in refused.json()["detail"]
+    refused = requests.post(f"{server.url}/infer/attention_unet?image=nobody", timeout=30)
+    assert refused.status_code == 404 and "no image 'nobody'" in refused.json()["detail"]
     refused = post(server, "/train/attention_unet")
     assert refused.status_code == 409 and "needs at least 1 labelled image" in refused.json()["detail"]
     refused = post(server, "/train/nonsense")

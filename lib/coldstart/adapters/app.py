@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -27,8 +28,9 @@ from coldstart.adapters.scoring import EmbeddingScoring, EntropyScoring
 from coldstart.adapters.strategies import strategies
 from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.adapters.users import note_users
-from coldstart.campaign import Campaign
+from coldstart.campaign import BEFORE_EMBEDDING, Campaign
 from coldstart.exceptions import ColdStartError, SettingsError
+from coldstart.segmentation import resolve_device
 from coldstart.settings import load_settings
 from coldstart.store import state_folder
 
@@ -37,6 +39,10 @@ logger = logging.getLogger(__name__)
 MODEL_NAME = "attention_unet"
 WATCH_EVERY_S = 2.0
 """How often the server looks for new files and for work; nothing is spawned unless there is some."""
+
+ATTEMPTS = 3
+RETRY_AFTER_S = 60.0
+"""How often, and how long after the last time, work that failed is tried again."""
 
 _OPEN_STATES = ("SUBMITTED", "RUNNING")
 
@@ -51,7 +57,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             logger.critical("%s", error)
             sys.tracebacklimit = 0  # the start ends here: what follows is the sentence again, not forty frames
             raise
-        self._attempted: dict[str, str] = {}
+        self._attempted: dict[tuple[str, str], tuple[int, float]] = {}
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -85,8 +91,22 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
     def info(self) -> dict[str, Any]:
         """What MONAI Label says of an app and, under `coldstart`, the campaign in numbers."""
         info: dict[str, Any] = super().info()
-        info["coldstart"] = {**self.campaign.status(), "tasks": self._task_states()}
+        info["coldstart"] = {
+            **self.campaign.status(),
+            "tasks": self._task_states(),
+            "task_errors": self._task_errors(),
+        }
         return info
+
+    def infer(self, request: dict[str, Any], datastore: FolderDatastore | None = None) -> dict[str, Any]:
+        """Segment an image, after a look at what was asked for."""
+        if request.get("model") not in self._infers:
+            raise AppError(f"There is no model '{request.get('model')}'. Choose one of {', '.join(self._infers)}.", 404)
+        image = request.get("image", "")
+        if not Path(image).is_file() and not self._datastore.get_image_uri(image):
+            raise AppError(f"The server has no image '{image}'. Choose one that it lists.", 404)
+        result: dict[str, Any] = super().infer(request, datastore)
+        return result
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer a click; unlike the base class it queues nothing, since the watch does where there is work."""
@@ -97,6 +117,8 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             )
         answer: dict[str, Any] = strategy(request, self._datastore)
         if answer:
+            if answer["coldstart"]["phase"] == BEFORE_EMBEDDING and (error := self._task_errors().get("embedding")):
+                answer["coldstart"]["reason"] += f"; embedding them failed: {error}"
             answer["path"] = self._datastore.get_image_uri(answer["id"])
         return answer
 
@@ -126,15 +148,17 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Queue what was named or, without a name, what has something to do and is neither waiting nor running.
 
-        Work that failed is not tried again by itself until there is something else to do.
+        Work that failed is tried `ATTEMPTS` times, and then not again until there is something else to do.
         """
         if method is not None:
             return super().async_scoring(method, params)  # type: ignore[no-any-return]
         queued: dict[str, Any] = {}
         for name, fingerprint in self.campaign.tasks_to_do().items():
-            if self._attempted.get(name) != fingerprint and not _is_open(name):
-                self._attempted[name] = fingerprint
-                queued[name], _ = AsyncTask.run("scoring", request={"method": name}, enqueue=True)
+            tried, last = self._attempted.get((name, fingerprint), (0, 0.0))
+            if _is_open(name) or tried == ATTEMPTS or (tried and time.monotonic() - last < RETRY_AFTER_S):
+                continue
+            self._attempted[name, fingerprint] = tried + 1, time.monotonic()
+            queued[name], _ = AsyncTask.run("scoring", request={"method": name}, enqueue=True)
         return queued
 
     def on_init_complete(self) -> None:
@@ -162,6 +186,17 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             states["train"] = trainings[-1]["status"]
         return states
 
+    def _task_errors(self) -> dict[str, str]:
+        """Last line of each kind of task whose newest run failed."""
+        newest = {task["request"]["method"]: task for task in tasks("scoring")}
+        if trainings := tasks("train"):
+            newest["train"] = trainings[-1]
+        return {
+            name: (list(task.get("details", ())) or ["it was killed"])[-1]
+            for name, task in newest.items()
+            if task["status"] == "ERROR"
+        }
+
 
 def _is_open(method: str) -> bool:
     return any(task["status"] in _OPEN_STATES and task["request"]["method"] == method for task in tasks("scoring"))
@@ -184,5 +219,6 @@ def _open_campaign(app_dir: Path, studies: str, conf: dict[str, str]) -> Campaig
     if studies.startswith(("http://", "https://")):
         raise SettingsError(f"--studies must be a folder; got '{studies}'. Archives are not served by this version.")
     settings = load_settings(conf, app_dir / "configs")
+    resolve_device(settings.device)
     Path(studies).mkdir(parents=True, exist_ok=True)
     return Campaign(settings, state_folder(Path(studies), settings.state_dir))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import logging
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,14 @@ from typing import Any
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 
+from coldstart.adapters.errors import AppError
 from coldstart.adapters.users import annotator
 from coldstart.campaign import Campaign, LabelFile
 from coldstart.images import IMAGE_PATTERNS
 
 logger = logging.getLogger(__name__)
+
+_TAG = re.compile(r"[\w-]+")
 
 RESERVED_KEYS = ("coldstart", "id")
 """Keys of an answer that the info of an image must not overwrite."""
@@ -48,21 +53,46 @@ class FolderDatastore(LocalDatastore):  # type: ignore[misc]
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Save a label; one with the tag `final` counts for the campaign before this returns."""
+        self._require_image(image_id)
+        if not _TAG.fullmatch(label_tag):
+            raise AppError(f"A label's tag must be of letters, digits, '_' and '-'; got '{label_tag}'.")
+        if not isinstance(label_info, dict):
+            raise AppError(f"`params` of a label must be a JSON object; got {label_info!r}.")
         label_id: str = super().save_label(image_id, label_filename, label_tag, label_info)
+        for twin in self._label_files(image_id, label_tag) - {Path(self.get_label_uri(image_id, label_tag))}:
+            twin.unlink()
         if label_tag == DefaultLabelTag.FINAL:
             self._campaign.save_label(image_id, self._label_file(image_id, label_tag))
         return label_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label; without its final label an image is a candidate again."""
+        for file in self._label_files(label_id, label_tag):
+            file.unlink()
         super().remove_label(label_id, label_tag)
         if label_tag == DefaultLabelTag.FINAL:
             self._campaign.remove_label(label_id)
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image and its labels."""
+        self._require_image(image_id)
+        super().remove_image(image_id)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """Info of an image, without the keys that an answer of next sample keeps for itself."""
         info: dict[str, Any] = super().get_image_info(image_id)
         return {key: value for key, value in info.items() if key not in RESERVED_KEYS}
+
+    def _require_image(self, image_id: str) -> None:
+        if image_id not in self._datastore.objects:
+            raise AppError(f"The server has no image '{image_id}'. Choose one that it lists.", status_code=404)
+
+    def _label_files(self, image_id: str, tag: str) -> set[Path]:
+        """Label files of an image with a tag: more than one where it was saved in several formats."""
+        folder = Path(os.path.realpath(self._datastore.label_path(tag)))
+        if image_id not in self._datastore.objects or not _TAG.fullmatch(tag) or not folder.is_dir():
+            return set()
+        return {file for file in folder.glob(f"{glob.escape(image_id)}.*") if self._to_id(file.name)[0] == image_id}
 
     def _label_file(self, image_id: str, tag: str) -> LabelFile:
         info = self.get_label_info(image_id, tag)

@@ -21,6 +21,8 @@ from coldstart.segmentation import Model, load_model, segment
 
 logger = logging.getLogger(__name__)
 
+LABEL_SUFFIXES = (".nrrd", ".seg.nrrd", ".nii.gz", ".nii", ".png", ".tif", ".tiff")
+
 
 class AttentionUnetInference(InferTask):  # type: ignore[misc]
     """Segments one image with the published model, which is read again when another one is published."""
@@ -66,7 +68,7 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
             model = self._model()
             image = read_image(path)
             values = self._values(model)[segment(model, image)]
-            suffix = request.get("result_extension") or result_suffix(path)
+            suffix = self._suffix(request.get("result_extension")) or result_suffix(path)
             with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
                 output = Path(file.name)
             write_label(values, image.geometry, output)
@@ -75,6 +77,11 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
             "model_version": model.version,
             "latencies": {"total": round(time.monotonic() - started, 3)},
         }
+
+    def _suffix(self, requested: object) -> str | None:
+        if requested is None or requested in (*LABEL_SUFFIXES, ""):
+            return str(requested or "") or None
+        raise AppError(f"`result_extension` must be one of {', '.join(LABEL_SUFFIXES)}; got {requested!r}.")
 
     def _model(self) -> Model:
         with self._lock:

@@ -21,8 +21,14 @@ from coldstart.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_OF_A_TRAINING = ("epochs", "batch_size", "learning_rate", "dropout", "random_state", "amp")
+"""Settings that a request may override; the others belong to the campaign."""
 _MONAILABEL_NAMES = {"max_epochs": "epochs", "train_batch_size": "batch_size"}
-"""What MONAI Label and its viewers call our settings."""
+"""What MONAI Label and its viewers call them."""
+
+
+_OF_THE_MODEL = ("best_metric", "heldout", "model_version")
+"""What the stats say of the model in use, until the training that runs has made another one."""
 
 
 class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
@@ -56,7 +62,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
     optimizer = loss_function = train_pre_transforms = train_post_transforms = val_inferer = network
 
     def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
-        """Check the request before anything is spawned; what to learn from is in the campaign's store."""
+        """Check the request before anything is read; what to learn from is in the campaign's store."""
         with answered():
             self._settings_of(request)
         return []
@@ -70,7 +76,9 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         if multi_gpu:
             settings = settings.override({"device": _join_processes(rank, world_size)})
         started = time.time()
-        stats: dict[str, Any] = {"start_ts": int(started), "best_metric": 0, "train": {}}
+        before = self.stats()
+        stats: dict[str, Any] = {key: before[key] for key in _OF_THE_MODEL if key in before}
+        stats = {"best_metric": 0, **stats, "start_ts": int(started), "train": {}}
 
         def on_epoch(report: EpochReport) -> None:
             stats.update(epoch=report.epoch, total_epochs=report.epochs)
@@ -102,7 +110,8 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         """Nothing was cached."""
 
     def _settings_of(self, request: dict[str, Any]) -> Settings:
-        values = {_MONAILABEL_NAMES.get(key, key): value for key, value in request.items()}
+        named = {_MONAILABEL_NAMES.get(key, key): value for key, value in request.items()}
+        values = {key: value for key, value in named.items() if key in _OF_A_TRAINING}
         values["device"] = _device(request.get("device"), self._campaign.settings.device)
         return self._campaign.settings.override(values)
 

@@ -2,6 +2,15 @@
 
 from coldstart.campaign.campaign import Campaign, TaskName, read_held_out
 from coldstart.campaign.inventory import LabelFile
-from coldstart.campaign.serving import STRATEGIES, Sample, StrategyName
+from coldstart.campaign.serving import BEFORE_EMBEDDING, STRATEGIES, Sample, StrategyName
 
-__all__ = ["STRATEGIES", "Campaign", "LabelFile", "Sample", "StrategyName", "TaskName", "read_held_out"]
+__all__ = [
+    "BEFORE_EMBEDDING",
+    "STRATEGIES",
+    "Campaign",
+    "LabelFile",
+    "Sample",
+    "StrategyName",
+    "TaskName",
+    "read_held_out",
+]

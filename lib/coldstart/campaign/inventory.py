@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from coldstart.exceptions import ImageError, LabelError
 from coldstart.images import read_image
 from coldstart.segmentation import check_label_file
-from coldstart.store import Image, Label, Serving, Store, file_signature
+from coldstart.store import FormerPoint, Image, Label, Serving, Store, file_signature
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def sync_images(store: Store, files: Mapping[str, Path], held_out: Collection[st
     """Take over the datastore's images; return whether anything changed.
 
     A new or replaced file starts without vector, point and entropy, and so does every file when the images are to be
-    of another dimension than before; an image whose file is away keeps its row.
+    of another dimension than before; an image whose file is away keeps its row. What made the map goes on placing.
     """
     signatures: dict[str, str] = {}
     for image_id, path in files.items():
@@ -62,6 +62,8 @@ def sync_images(store: Store, files: Mapping[str, Path], held_out: Collection[st
                 image = Image(image_id=image_id, added_at=time.time())
                 session.add(image)
             if image.signature != signature:
+                if image.fitted and image.map_id is not None and image.vector is not None and image.point is not None:
+                    session.add(FormerPoint(map_id=image.map_id, vector=image.vector, point=image.point))
                 image.forget_content()
             image.signature, image.path = signature, str(files[image_id])
             image.held_out = image_id in held_out
@@ -121,7 +123,9 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
         logger.warning("%s", stray)
         return stray
     signature = _label_signature(file.path, image, preset_labels)
-    label_info = file.label_info if file.label_info is not None else before and before.label_info
+    label_info = file.label_info
+    if label_info is None and before is not None and before.signature.startswith(f"{file_signature(file.path)}-"):
+        label_info = before.label_info  # the same file as before; the datastore lost what the viewer said of it
     class_of_value, problem = _check(image, file.path, label_info, preset_labels)
     if problem is not None:
         logger.warning("%s", problem)

@@ -19,7 +19,18 @@ from coldstart.exceptions import ImageError
 from coldstart.projection import fit_projection, place
 from coldstart.selection import Pick, plan_cold_start
 from coldstart.settings import Settings
-from coldstart.store import Image, ImageMap, Label, Plan, PlanPick, Serving, Store, bytes_to_vector, vector_to_bytes
+from coldstart.store import (
+    FormerPoint,
+    Image,
+    ImageMap,
+    Label,
+    Plan,
+    PlanPick,
+    Serving,
+    Store,
+    bytes_to_vector,
+    vector_to_bytes,
+)
 from coldstart.store.schema import POINT_DTYPE
 
 logger = logging.getLogger(__name__)
@@ -129,8 +140,11 @@ def _place_missing(store: Store, settings: Settings, current: ImageMap, rows: Se
     fitted = [row for row in rows if row.fitted and row.map_id == current.id]
     missing = [row for row in rows if row.map_id != current.id]
     if missing:
+        with store.reading() as session:
+            former = session.scalars(select(FormerPoint).where(FormerPoint.map_id == current.id)).all()
+        basis: list[Image | FormerPoint] = [*fitted, *former]
         points = place(
-            _vectors(missing), _vectors(fitted), _points(fitted), settings.projection, random_state=current.random_state
+            _vectors(missing), _vectors(basis), _points(basis), settings.projection, random_state=current.random_state
         )
     with store.writing() as session:
         if current.configured != configured_encoder(settings):
@@ -201,6 +215,10 @@ def _make_plan(
         now_taken = taken_rows(session)
         kept = [pick for pick in _read_picks(session) if pick["image_row"] in now_taken]
         known = {pick["image_row"] for pick in kept}
+        clusters = {image.id: int(label) for image, label in zip(pool, made.labels, strict=True)}
+        for pick in kept:
+            if (cluster := clusters.get(pick["image_row"])) is not None:
+                pick.update(cluster=cluster, cluster_size=list(clusters.values()).count(cluster))
         new = [_new_pick(pool[pick.index], pick) for pick in made.picks]
         session.execute(delete(PlanPick))
         session.execute(delete(Plan))
@@ -215,8 +233,8 @@ def _make_plan(
         )
         session.add(plan)
         session.flush()
-        for image, label in zip(pool, made.labels, strict=True):
-            session.execute(update(Image).where(Image.id == image.id).values(cluster=int(label)))
+        for row, cluster in clusters.items():
+            session.execute(update(Image).where(Image.id == row).values(cluster=cluster))
         picks = kept + [pick for pick in new if pick["image_row"] not in known]
         _write_picks(session, plan.id, picks, pool, size)
 
@@ -292,9 +310,9 @@ def _encoder_key(encoder: Encoder) -> str:
     return f"{encoder.name} {encoder.version}"
 
 
-def _vectors(rows: Sequence[Image]) -> NDArray[Any]:
+def _vectors(rows: Sequence[Image | FormerPoint]) -> NDArray[Any]:
     return np.stack([bytes_to_vector(row.vector) for row in rows if row.vector is not None])
 
 
-def _points(rows: Sequence[Image]) -> NDArray[Any]:
+def _points(rows: Sequence[Image | FormerPoint]) -> NDArray[Any]:
     return np.stack([bytes_to_vector(row.point, POINT_DTYPE) for row in rows if row.point is not None])

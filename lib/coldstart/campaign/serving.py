@@ -228,12 +228,13 @@ def _active_pick(state: _State, alpha: float) -> _Pick | None:
         "distance": float(acquisition.distance[0]),
         "entropy": float(acquisition.entropy[0]),
         "entropy_nats": nats,
-        "entropy_relative": nats / float(np.log(len(state.settings.labels) + 1)),
+        "entropy_relative": max(0.0, nats) / float(np.log(len(state.settings.labels) + 1)),
         "score": float(acquisition.score[0]),
         "alpha": alpha,
         "model_version": scoring.model_version,
     }
-    return _Pick(row, ACTIVE, f"active learning: {criterion} ({mixed})", details)
+    reason = f"{criterion} ({mixed})" if len(candidates) > 1 else "the only candidate left"
+    return _Pick(row, ACTIVE, f"active learning: {reason}", details)
 
 
 def _farthest_pick(state: _State, strategy: StrategyName) -> _Pick | None:

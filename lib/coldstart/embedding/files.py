@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,7 @@ def _embed(
     slices = spatial_dims > encoder.spatial_dims
     inputs_per_image = 3 * SLICES_PER_AXIS if slices else 1
     images_per_batch = max(1, batch_size // inputs_per_image)
-    pending: deque[Future[Array | ImageError]] = deque()
+    pending: deque[Future[list[Array] | ImageError]] = deque()
     waiting = iter(paths)
     done = 0
     executor = ThreadPoolExecutor(n_threads, thread_name_prefix="decode")
@@ -99,8 +99,8 @@ def _embed(
         executor.shutdown(cancel_futures=True)
 
 
-def _load(encoder: Encoder, path: Path, spatial_dims: int) -> Array | ImageError:
-    """Read and prepare one file; give the stack of the encoder's inputs (n_inputs, ...)."""
+def _load(encoder: Encoder, path: Path, spatial_dims: int) -> list[Array] | ImageError:
+    """Read and prepare one file; give the encoder's inputs."""
     try:
         image = read_image(path)
         if image.spatial_dims != spatial_dims:
@@ -109,7 +109,7 @@ def _load(encoder: Encoder, path: Path, spatial_dims: int) -> Array | ImageError
                 f"{_kind(image.spatial_dims)} of {' x '.join(map(str, image.pixels.shape[1:]))}. Move it out of the "
                 f"studies folder, or choose a `--conf preset` for {'volumes' if image.spatial_dims == 3 else '2D'}."
             )
-        return np.stack([encoder.prepare(view) for view in _views(encoder, image)])
+        return [encoder.prepare(view) for view in _views(encoder, image)]
     except ImageError as error:
         return error
 
@@ -122,19 +122,20 @@ def _views(encoder: Encoder, image: Image) -> list[Array]:
 
 
 def _encode(
-    encoder: Encoder, loaded: list[Array | ImageError], batch_size: int, slices: bool
+    encoder: Encoder, loaded: list[list[Array] | ImageError], batch_size: int, slices: bool
 ) -> Iterator[NDArray[np.float32] | ImageError]:
-    stacks = [item for item in loaded if not isinstance(item, ImageError)]
-    vectors: Iterator[Array] = iter(())
-    if stacks:
-        inputs = np.concatenate(stacks)
-        chunks = [encoder.encode(inputs[start : start + batch_size]) for start in range(0, len(inputs), batch_size)]
-        vectors = iter(np.concatenate(chunks).reshape(len(stacks), -1, encoder.n_features))
+    inputs = (view for item in loaded if not isinstance(item, ImageError) for view in item)
+    vectors: list[Array] = []
+    # Some models take images of any size: a batch holds inputs of one size.
+    for _, same in groupby(inputs, key=np.shape):
+        while batch := list(islice(same, batch_size)):
+            vectors.extend(encoder.encode(np.stack(batch)))
+    remaining = iter(vectors)
     for item in loaded:
         if isinstance(item, ImageError):
             yield item
             continue
-        views = next(vectors)
+        views = np.stack(list(islice(remaining, len(item))))
         if slices:
             views = views.reshape(3, SLICES_PER_AXIS, -1).mean(axis=1, dtype=np.float64)
         yield views.reshape(-1).astype(np.float32)

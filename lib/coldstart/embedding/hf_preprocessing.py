@@ -28,6 +28,8 @@ CONVNEXT_SQUEEZE_FROM = 384
 LEVIT_ENLARGEMENT = 256 / 224
 # Steps that do nothing to a model's input here.
 HARMLESS_STEPS = {"do_convert_rgb", "do_reduce_labels"}
+# EfficientNet's: they change the input without a name that begins with "do_".
+UNSUPPORTED_SWITCHES = {"include_top", "rescale_offset"}
 KNOWN_STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad", "do_flip_channel_order"}
 
 
@@ -105,7 +107,10 @@ def read_preprocessor(folder: Path, *, n_channels: int, option: str) -> ImagePre
         If there is none, it cannot be read, or it asks for a step that is not supported.
     """
     config = _read_config(folder, option)
-    steps = {key for key, value in config.items() if key.startswith("do_") and value is True}
+    asked = (
+        key for key, value in config.items() if key.startswith("do_") or key in UNSUPPORTED_SWITCHES if value is True
+    )
+    steps = set(asked)
     unknown = sorted(steps - KNOWN_STEPS - HARMLESS_STEPS)
     if unknown:
         raise EncoderError(

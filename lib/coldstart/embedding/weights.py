@@ -28,7 +28,7 @@ def load_state_dict(path: Path, option: str) -> dict[str, torch.Tensor]:
     Parameters
     ----------
     path : Path
-        A file of tensors by name, also below a key "state_dict".
+        A file of tensors by name, also below a key "state_dict" or "model".
     option : str
         What to name in errors, e.g. "`--conf encoder_weights`".
 
@@ -52,10 +52,12 @@ def load_state_dict(path: Path, option: str) -> dict[str, torch.Tensor]:
     except Exception as error:  # torch, zipfile, pickle and safetensors raise a dozen types for a damaged file
         raise EncoderError(
             f"{option} must name a whole file of plain weights; {str(path)!r} ({path.stat().st_size} bytes) cannot be "
-            f"loaded as such: {_first_line(error)} Download it again, or export its state_dict."
+            "loaded as such: it is damaged, or holds code or objects besides tensors, which are never run. "
+            "Download it again, or export its state_dict."
         ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
     if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
         raise EncoderError(
             f"{option} must name a file of tensors by name (a state_dict); {str(path)!r} holds "
@@ -133,7 +135,7 @@ def fetch_hub_folder(repository: str, patterns: list[str], needed: str, option: 
     """Give a model folder of the Hugging Face hub: from the local cache, else downloaded; errors as for a file."""
     try:
         folder = Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
-        if (folder / needed).is_file():
+        if (folder / needed).is_file() and any(folder.glob("*.safetensors")):
             return folder
     except ValueError as error:
         raise EncoderError(

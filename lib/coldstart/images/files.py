@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def _load_dicom(path: Path) -> Stored:
         raise UnusableError(f"this DICOM file holds no pixels (modality {head.get('Modality', 'unknown')}); remove it")
     physical = any(tag in head for tag in tags[2:])
     if str(head.get("PhotometricInterpretation", "")).strip() != "MONOCHROME1":
-        return load_itk(path, physical=physical)
+        return _with_pixel_spacing(load_itk(path, physical=physical), head)
     dataset = pydicom.dcmread(path, force=True)
     dataset.PhotometricInterpretation = "MONOCHROME2"
     with tempfile.TemporaryDirectory() as folder:
@@ -101,4 +102,13 @@ def _load_dicom(path: Path) -> Stored:
     mirror = -1.0 if dataset.PixelRepresentation else 2.0 ** int(dataset.BitsStored) - 1.0
     slope, intercept = float(dataset.get("RescaleSlope", 1.0)), float(dataset.get("RescaleIntercept", 0.0))
     inverted = slope * mirror + 2.0 * intercept - stored.array.astype(np.float64)
-    return stored.holding(inverted)
+    return _with_pixel_spacing(stored.holding(inverted), head)
+
+
+def _with_pixel_spacing(stored: Stored, head: pydicom.Dataset) -> Stored:
+    """Take the spacing that GDCM leaves out: for each modality it reads one of the two tags and ignores the other."""
+    spacing = head.get("PixelSpacing") or head.get("ImagerPixelSpacing")
+    if not spacing or stored.spacing[:2] != (1.0, 1.0):
+        return stored
+    between_rows, between_columns = (float(value) for value in spacing)
+    return replace(stored, spacing=(between_columns, between_rows, *stored.spacing[2:]))

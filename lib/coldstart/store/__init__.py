@@ -3,6 +3,7 @@
 from coldstart.store.database import FILE_NAME, SCHEMA_HEAD, Store
 from coldstart.store.location import file_signature, state_folder
 from coldstart.store.schema import (
+    FormerPoint,
     Image,
     ImageMap,
     Label,
@@ -19,6 +20,7 @@ from coldstart.store.schema import (
 __all__ = [
     "FILE_NAME",
     "SCHEMA_HEAD",
+    "FormerPoint",
     "Image",
     "ImageMap",
     "Label",

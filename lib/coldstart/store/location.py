@@ -13,8 +13,14 @@ import psutil
 logger = logging.getLogger(__name__)
 
 FOLDER_NAME = "coldstart"
-NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs")
-"""Beginnings of file system names on which SQLite's locks and its shared memory cannot be relied on."""
+NETWORK_FILE_SYSTEMS = (
+    *("nfs", "cifs", "smb", "fuse", "9p", "afs", "ceph", "davfs", "glusterfs", "lustre", "gpfs", "beegfs"),
+    *("virtiofs", "vboxsf", "prl_fs"),
+)
+"""Beginnings of file system names on which SQLite's locks and its shared memory cannot be relied on: network mounts and
+folders that a virtual machine shares with its host."""
+LOCAL_FUSE = "fuseblk"
+"""A local disk with a foreign file system, such as NTFS."""
 
 
 def state_folder(studies: Path, state_dir: Path | None = None) -> Path:
@@ -53,7 +59,7 @@ def file_signature(path: Path) -> str:
 
 def _hindrance(studies: Path) -> str | None:
     file_system = _file_system(studies.resolve())
-    if file_system.startswith(NETWORK_FILE_SYSTEMS):
+    if file_system.startswith(NETWORK_FILE_SYSTEMS) and file_system != LOCAL_FUSE:
         return f"is on a network file system ({file_system})"
     folder = studies / FOLDER_NAME
     if not os.access(folder if folder.exists() else studies, os.W_OK | os.X_OK):

@@ -116,6 +116,17 @@ class ImageMap(Base):
     random_state: Mapped[int]
 
 
+class FormerPoint(Base):
+    """Vector and point of an image that made a map and was replaced since: new images are still placed by it."""
+
+    __tablename__ = "former_points"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    map_id: Mapped[int] = mapped_column(ForeignKey("maps.id"))
+    vector: Mapped[bytes]
+    point: Mapped[bytes]
+
+
 class Plan(Base):
     """The cold-start plan in force; `budget` is what was asked for, `size` what the pool could give."""
 

@@ -48,6 +48,13 @@ def upgrade() -> None:
         sa.Column("scoring_id", sa.Integer, sa.ForeignKey("scorings.id")),
     )
     op.create_table(
+        "former_points",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("map_id", sa.Integer, sa.ForeignKey("maps.id"), nullable=False),
+        sa.Column("vector", sa.LargeBinary, nullable=False),
+        sa.Column("point", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
         "labels",
         sa.Column("image", sa.Integer, sa.ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("path", sa.String, nullable=False),
