@@ -10,10 +10,11 @@ import nrrd
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import tifffile
 from PIL import Image as PillowImage
 
 from coldstart.exceptions import ImageError
-from coldstart.images import IMAGE_PATTERNS, image_suffix, read_image, result_suffix
+from coldstart.images import IMAGE_PATTERNS, image_suffix, read_image, read_label, result_suffix
 
 PICTURE = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) % 251
 GREY = PICTURE.astype(np.uint8)
@@ -416,3 +417,19 @@ def test_error_messages_of_the_libraries_stay_out_of_the_terminal(tmp_path: Path
     with pytest.raises(ImageError):
         read_image(tmp_path / "b.nii.gz")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_whose_zero_is_white_is_turned_so_that_bright_means_dense(tmp_path, dtype):
+    ramp = np.arange(48, dtype=dtype).reshape(6, 8)
+    tifffile.imwrite(tmp_path / "white.tif", ramp, photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "black.tif", ramp, photometric="minisblack")
+    assert np.array_equal(read_image(tmp_path / "white.tif").pixels[0], np.iinfo(dtype).max - ramp.astype(float))
+    assert np.array_equal(read_image(tmp_path / "black.tif").pixels[0], ramp)
+    assert np.array_equal(read_label(tmp_path / "white.tif").values, ramp), "a label's values are numbers, not greys"
+
+
+def test_tiff_of_half_precision_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "half.tif", np.arange(48, dtype=np.float16).reshape(6, 8))
+    with pytest.raises(ImageError, match="16-bit floats"):
+        read_image(tmp_path / "half.tif")

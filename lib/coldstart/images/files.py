@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import tifffile
 from PIL import Image as PillowImage
 
 from coldstart.images.formats import SUFFIXES, image_suffix
@@ -39,7 +40,9 @@ def load(path: Path, *, indices: bool = False) -> Stored:
             return load_nifti(path)
         if suffix == ".dcm":
             return _load_dicom(path)
-        return load_itk(path, physical=suffix == ".nrrd")
+        if suffix in (".tif", ".tiff"):
+            return _load_tiff(path, indices)
+        return load_itk(path, physical=True)
     except UnusableError:
         raise
     # Three libraries and their codecs raise whatever they like on a damaged file; all of it means the same here.
@@ -58,12 +61,12 @@ def _format_name(suffix: str) -> str:
 def _load_picture(path: Path, indices: bool) -> Stored | None:
     """Read PNG and JPEG with Pillow, which knows palettes, grey with alpha, and truncated files; ITK does not.
 
-    Returns None for 16-bit colour, which Pillow would cut to 8 bits.
+    Returns None for 16-bit colour and 16-bit grey with alpha, which Pillow would cut to 8 bits.
     """
     with path.open("rb") as file:
         head = file.read(26)
     depth, colour_type = (head[24], head[25]) if head.startswith(b"\x89PNG") and len(head) == 26 else (8, -1)
-    if depth == 16 and colour_type in (2, 6):
+    if depth == 16 and colour_type in (2, 4, 6):
         with PillowImage.open(path) as picture:
             picture.load()
         return None
@@ -77,6 +80,19 @@ def _load_picture(path: Path, indices: bool) -> Stored | None:
         array = array // (255 // (2**depth - 1))  # Pillow stretches them to 0..255
     array = array if array.ndim == 3 else array[..., None]
     return Stored(array.transpose(1, 0, 2), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0), False, None, {})
+
+
+def _load_tiff(path: Path, indices: bool) -> Stored:
+    """Read TIFF with ITK, which knows neither half floats nor that in some files the largest value is black."""
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        dtype, white_is_zero = np.dtype(page.dtype), page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+    if dtype == np.float16:
+        raise UnusableError("it holds 16-bit floats; save it with 32-bit floats or whole numbers")
+    stored = load_itk(path, physical=False)
+    if white_is_zero and not indices and dtype.kind == "u" and stored.array.dtype == dtype:
+        return stored.holding(np.iinfo(dtype).max - stored.array)
+    return stored
 
 
 def _load_dicom(path: Path) -> Stored:
