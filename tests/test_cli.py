@@ -25,6 +25,7 @@ def test_help_lists_every_command_with_an_example() -> None:
     [
         (["serve", "--studies", ".", "--conf", "budgets", "3"], "nearest valid name is 'budget'"),
         (["serve", "--studies", ".", "--conf", "budget", "many"], "`budget` has a bad value 'many'"),
+        (["serve", "--studies", ".", "--conf", "labels", "[/lung]"], "got '[/lung]'"),
         (["serve", "--studies", ".", "--preset", "chest"], "The nearest valid name is 'chest_xray'"),
         (["serve", "--studies", ".", "--conf", "budget"], "--conf must be followed by a key and a value"),
     ],

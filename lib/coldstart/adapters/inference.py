@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import threading
 import time
@@ -11,15 +10,12 @@ from typing import Any
 
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from monailabel.utils.others.generic import device_list
 from numpy.typing import NDArray
 
 from coldstart.adapters.errors import AppError, answered
 from coldstart.campaign import Campaign
 from coldstart.images import read_image, result_suffix, write_label
 from coldstart.segmentation import Model, load_model, segment
-
-logger = logging.getLogger(__name__)
 
 LABEL_SUFFIXES = (".nrrd", ".seg.nrrd", ".nii.gz", ".nii", ".png", ".tif", ".tiff")
 
@@ -33,7 +29,6 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
             labels=dict(campaign.settings.labels),
             dimension=campaign.settings.spatial_dims,
             description="Attention U-Net, the model trained last",
-            config={"device": device_list()},
         )
         self._campaign = campaign
         self._loaded: tuple[int, Model] | None = None

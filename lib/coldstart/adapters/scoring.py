@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from coldstart.campaign import Campaign
-
-logger = logging.getLogger(__name__)
 
 
 class EmbeddingScoring(ScoringMethod):  # type: ignore[misc]

@@ -143,9 +143,7 @@ def _place_missing(store: Store, settings: Settings, current: ImageMap, rows: Se
         with store.reading() as session:
             former = session.scalars(select(FormerPoint).where(FormerPoint.map_id == current.id)).all()
         basis: list[Image | FormerPoint] = [*fitted, *former]
-        points = place(
-            _vectors(missing), _vectors(basis), _points(basis), settings.projection, random_state=current.random_state
-        )
+        points = place(_vectors(missing), _vectors(basis), _points(basis), settings.projection)
     with store.writing() as session:
         if current.configured != configured_encoder(settings):
             session.execute(

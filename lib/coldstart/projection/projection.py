@@ -54,23 +54,19 @@ def fit_projection(
     return table
 
 
-def place(
-    new_vectors: ArrayLike, vectors: ArrayLike, points: ArrayLike, method: str, *, random_state: int = 0
-) -> NDArray[np.float64]:
-    """Place new vectors on a map that is there already, without moving it.
+def place(new_vectors: ArrayLike, vectors: ArrayLike, points: ArrayLike, method: str) -> NDArray[np.float64]:
+    """Place new vectors on a map that is there already, without moving it; nothing in it is random.
 
     Parameters
     ----------
     new_vectors : array-like of shape (n_new, n_features), float
         Vectors to place; may be empty.
     vectors : array-like of shape (n_samples, n_features), float
-        The vectors that the map was fitted on, in the order they were given then.
+        The vectors that the map was fitted on, all of them.
     points : ndarray of shape (n_samples, n_dims), float
         The map, as `fit_projection` returned it for `vectors` and `method`.
     method : {"tsne", "pca", "none"}
         The map's projection.
-    random_state : int, default 0
-        The map's seed. No stage of placing is random today, so every seed gives the same points.
 
     Returns
     -------
