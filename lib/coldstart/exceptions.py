@@ -34,3 +34,11 @@ class ModelError(ColdStartError):
 
 class StoreError(ColdStartError):
     """The app's database cannot be opened, read or written."""
+
+
+class StoreBusyError(StoreError):
+    """The database cannot be written for now: no room on the disk, or another program holds it; it is not damaged."""
+
+
+class StoreDamagedError(StoreError):
+    """The database was damaged; it was kept aside and a new one is being filled."""
