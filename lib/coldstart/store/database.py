@@ -1,112 +1,252 @@
-"""Open, migrate and use the database: SQLite in WAL mode, shared by the server and its child processes."""
+"""The database of a campaign: SQLite in WAL mode, shared by the server and its child processes.
+
+Whatever happens to the file while it is in use, no transaction goes into a file that nobody will read again: it goes
+into the file at the path, or it fails with a sentence.
+"""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from filelock import FileLock
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
+from sqlalchemy import Engine, exc
 from sqlalchemy.orm import Session
 
-from coldstart.exceptions import StoreError
+from coldstart.exceptions import StoreBusyError, StoreDamagedError
+from coldstart.store.engine import BUSY_TIMEOUT_S, Damage, connect_to, held, meaning, migrate, refused, require_sound
+from coldstart.store.recovery import leftovers, replace_damaged, set_aside
 
 FILE_NAME = "coldstart.sqlite"
-BUSY_TIMEOUT_S = 30.0
-"""How long one process waits for the other's transaction; each of ours takes well under a second."""
+OPEN_TIMEOUT_S = 60.0
+"""How long a process waits while another one opens, migrates or replaces the database."""
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
+PATIENCE_S = 600.0
+RETRY_EVERY_S = 10.0
+"""How long, and how often, work that cannot be written is kept in memory and tried again."""
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Identity = tuple[int, int]
+"""Device and inode: what tells the file that was opened from one that lies at the same path since."""
 
 
-def _alembic_config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    return config
-
-
-SCHEMA_HEAD = str(ScriptDirectory.from_config(_alembic_config()).get_current_head())
+class _Opened(NamedTuple):
+    engine: Engine
+    identity: Identity
 
 
 class Store:
     """The database of one campaign.
 
+    A database that is damaged, at the start or later, is kept aside beside the new one that takes its place.
+
     Parameters
     ----------
     folder : Path
         Folder of the database file; it is made where it is missing.
+    on_renewed : callable
+        Called when another file than before lies at the path while this process runs, to fill it again.
 
     Raises
     ------
+    StoreBusyError
+        If the database cannot be opened for now.
+    StoreDamagedError
+        If what was put in the place of a damaged one is damaged again.
     StoreError
-        If the database cannot be opened, is damaged, or was written by a newer version of this app.
+        If the database was written by a newer version of this app.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, on_renewed: Callable[[], None] = lambda: None):
         self.folder = folder
         self.path = folder / FILE_NAME
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._engine = _create_engine(self.path)
-            with FileLock(f"{self.path}.lock"), self._engine.connect() as connection:
-                _migrate(connection, self.path)
-        except (OSError, exc.DatabaseError) as error:
-            raise StoreError(
-                f"The database {self.path} cannot be opened: {getattr(error, 'orig', error)}. "
-                "Check the folder's permissions and free space, or give another folder with --conf state_dir."
-            ) from error
+        self._on_renewed = on_renewed
+        self._turn = threading.Lock()  # SQLite makes threads poll for their turn; here they queue
+        self._renewing = threading.Lock()
+        self._opened = self._open()
+        self._looked_over = _state(self.path)
+
+    @property
+    def identity(self) -> Identity:
+        """What tells this database file from another one at the same path."""
+        return self._opened.identity
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that sees one consistent state and keeps nobody from writing."""
-        with Session(self._engine, expire_on_commit=False) as session:
+        """A session that sees one consistent state and keeps nobody from writing.
+
+        Raises
+        ------
+        StoreBusyError
+            If the database cannot be read for now.
+        StoreDamagedError
+            If the database was found damaged; the next transaction meets a new one.
+        """
+        opened = self._current()
+        with self._explaining(opened), Session(opened.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session that is alone among writers, of all threads and processes, from its first line to its commit."""
-        with self._engine.connect().execution_options(begin="BEGIN IMMEDIATE") as connection:
-            with Session(connection, expire_on_commit=False) as session, session.begin():
-                session.connection()
-                yield session
+        """A session that is alone among writers, of all threads and processes, from its first line to its commit.
+
+        Raises
+        ------
+        StoreBusyError
+            If the database cannot be written for now: nothing was.
+        StoreDamagedError
+            If the database was found damaged, or replaced meanwhile; the next transaction meets a new one.
+        """
+        opened = self._current()
+        with self._explaining(opened):
+            if not self._turn.acquire(timeout=BUSY_TIMEOUT_S):
+                raise held(self.path)
+            try:
+                with opened.engine.connect().execution_options(begin="BEGIN IMMEDIATE") as connection:
+                    with Session(connection, expire_on_commit=False) as session, session.begin():
+                        session.connection()
+                        yield session
+            finally:
+                self._turn.release()
+            if _identity(self.path) != opened.identity:
+                raise StoreDamagedError(
+                    f"The database {self.path} was removed or replaced while it was written. Try again."
+                )
+
+    def look_over(self) -> None:
+        """Read the whole file where it changed since the last look: damage is found before a transaction meets it."""
+        opened, state = self._current(), _state(self.path)
+        if state == self._looked_over:
+            return
+        if (damage := self._damage()) is not None:
+            self._renew(opened, damage)
+        self._looked_over = state
+
+    def patiently(self, work: Callable[[], Result]) -> Result:
+        """Do `work`, which may have taken hours to get here; where the database fails it, wait and do it again.
+
+        Raises
+        ------
+        StoreBusyError, StoreDamagedError
+            If the database still fails after `PATIENCE_S`.
+        """
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return work()
+            except (StoreBusyError, StoreDamagedError) as error:
+                left = until - time.monotonic()
+                if left < 0:
+                    raise
+                logger.warning("%s What waits to be written is tried again for %.0f s.", error, left)
+                time.sleep(RETRY_EVERY_S)
 
     def close(self) -> None:
         """Close the connections of this process."""
-        self._engine.dispose()
+        self._opened.engine.dispose()
+
+    def _current(self) -> _Opened:
+        """The database at the path: where it is another one than before, or gone, it is opened anew."""
+        opened = self._opened
+        if _identity(self.path) != opened.identity:
+            logger.warning("The database %s was removed or replaced; what lies there now is opened.", self.path)
+            self._renew(opened)
+        return self._opened
+
+    @contextmanager
+    def _explaining(self, opened: _Opened) -> Iterator[None]:
+        """Turn what SQLite says of the file's state into errors with a sentence; replace a damaged file."""
+        try:
+            yield
+        except exc.DBAPIError as error:
+            found = meaning(error, self.path)
+            if isinstance(error, exc.OperationalError) and found is None:
+                found = self._damage()  # "no such table": of a wrong query, or of a file without it?
+            if found is None:
+                raise
+            if not isinstance(found, Damage):
+                raise found from error
+            self._renew(opened, found)
+            raise StoreDamagedError(
+                f"The database {self.path} was damaged ({found}). It is kept aside, and a new one is being filled "
+                "from the images and the labels. Try again."
+            ) from error
+
+    def _damage(self) -> Damage | None:
+        try:
+            require_sound(self.path)
+        except Damage as damage:
+            return damage
+        except FileNotFoundError:
+            return Damage("it was removed")
+        return None
+
+    def _renew(self, opened: _Opened, damage: Damage | None = None) -> None:
+        """Open what lies at the path instead of `opened`, unless another thread did; never a damaged `opened`."""
+        with self._renewing:
+            if self._opened is not opened:
+                return
+            self._opened = self._open(damage, opened.identity)
+            opened.engine.dispose()
+        self._on_renewed()
+
+    def _open(self, damage: Damage | None = None, damaged: Identity | None = None) -> _Opened:
+        """Open the file at the path, in the place of the file `damaged` where that is still there."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock", timeout=OPEN_TIMEOUT_S):
+                if damage is None or _identity(self.path) != damaged:
+                    damage = self._prepare()
+                if damage is not None:
+                    replace_damaged(self.path, damage)
+                    damage = self._prepare()
+                if damage is not None:
+                    raise StoreDamagedError(
+                        f"The new database {self.path} is damaged as well ({damage}). Check the disk, or give another "
+                        "folder with --conf state_dir."
+                    )
+                return _Opened(connect_to(self.path), _require_identity(self.path))
+        except TimeoutError as error:
+            raise held(self.path) from error
+        except OSError as error:
+            raise refused(error, self.path) from error
+
+    def _prepare(self) -> Damage | None:
+        """Make or migrate the file at the path; return what is wrong with it."""
+        if leftovers(self.path):
+            logger.warning("What a removed database left is kept aside as %s.", set_aside(self.path))
+        try:
+            if self.path.is_file() and not self.path.stat().st_size:
+                raise Damage("it is empty")
+            migrate(self.path)
+        except Damage as damage:
+            return damage
+        return None
 
 
-def _create_engine(path: Path) -> Engine:
-    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_TIMEOUT_S})
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # SQLAlchemy begins the transactions, not the sqlite3 module
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
-
-    return engine
+def _identity(path: Path) -> Identity | None:
+    try:
+        return _require_identity(path)
+    except OSError:
+        return None
 
 
-def _migrate(connection: Connection, path: Path) -> None:
-    config = _alembic_config()
-    current = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if current is not None and current not in known:
-        raise StoreError(
-            f"The database {path} has schema version {current}, which this version of the app does not know "
-            f"(it knows up to {SCHEMA_HEAD}). Install the newer version again, or give another --conf state_dir."
-        )
-    if current != SCHEMA_HEAD:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        connection.commit()
+def _require_identity(path: Path) -> Identity:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes whenever the file itself is written, by SQLite's checkpoints or by somebody else."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

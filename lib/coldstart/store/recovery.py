@@ -1,0 +1,144 @@
+"""Put a new database in the place of a damaged one, which is kept aside.
+
+What a computer can find out again (vectors, map, plan, entropies; images and labels from their files) is not taken over
+from a damaged file: no check tells a wrong number in it from a right one. What nobody could find out again is: who was
+served what, who saved which label when, and which models there were.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import JSON, Column, Table
+
+from coldstart.store.engine import Damage, migrate, refused
+from coldstart.store.schema import Image, Label, Model, Serving
+
+logger = logging.getLogger(__name__)
+
+_COMPANIONS = ("", "-wal", "-shm")
+"""SQLite's write-ahead log and its index belong to the file: another database must never meet them."""
+
+_NOT_TAKEN = {
+    "images": {
+        **dict.fromkeys(
+            ("problem", "encoder", "vector", "map_id", "point", "cluster", "entropy", "scoring_id"), "NULL"
+        ),
+        "fitted": "0",
+    },
+    "servings": {"scoring_id": "NULL"},
+}
+"""Columns that refer to what is computed anew, and what they hold until then."""
+
+
+def replace_damaged(path: Path, damage: Damage) -> Path:
+    """Keep the damaged database at `path` aside and put a new one there; return where it is kept.
+
+    The new one is complete before the damaged one is moved: where there is no room for it, nothing has changed.
+
+    Raises
+    ------
+    StoreBusyError
+        If there is no room for a new database.
+    """
+    new = path.with_name(f"{path.name}.new")
+    for suffix in _COMPANIONS:
+        new.with_name(f"{new.name}{suffix}").unlink(missing_ok=True)
+    migrate(new)
+    try:
+        taken = _salvage(path, new)
+    except sqlite3.Error as error:
+        raise refused(error, path) from error
+    aside = set_aside(path)
+    os.replace(new, path)
+    logger.warning(
+        "The database %s was damaged (%s). It is kept aside as %s; a new one takes its place: images and labels are "
+        "read in again, everything computed is computed anew. Taken over from the damaged one: %s.",
+        path,
+        damage,
+        aside,
+        ", ".join(f"{count} {name}" for name, count in taken.items()),
+    )
+    return aside
+
+
+def set_aside(path: Path) -> Path:
+    """Move a database and its companions away, over nothing else, and return the new name."""
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    number = 1
+    while any(aside.with_name(f"{aside.name}{suffix}").exists() for suffix in _COMPANIONS):
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
+    for suffix in _COMPANIONS:
+        companion = path.with_name(f"{path.name}{suffix}")
+        if companion.exists():
+            companion.rename(aside.with_name(f"{aside.name}{suffix}"))
+    return aside
+
+
+def leftovers(path: Path) -> bool:
+    """Tell whether a database that is gone left its companions behind."""
+    return not path.exists() and any(path.with_name(f"{path.name}{suffix}").exists() for suffix in _COMPANIONS)
+
+
+def _salvage(damaged: Path, new: Path) -> dict[str, int]:
+    """Copy what can be read and nobody could compute again; return the number of rows of each table."""
+    tables = [model.__table__ for model in (Image, Label, Serving, Model)]
+    with (
+        closing(sqlite3.connect(new, isolation_level=None)) as target,
+        closing(sqlite3.connect(f"{damaged.as_uri()}?mode=ro", uri=True)) as source,
+    ):
+        target.execute("BEGIN IMMEDIATE")
+        for table in tables:
+            names = [column.name for column in table.columns]
+            marks = ", ".join("?" * len(names))
+            insert = f"INSERT OR IGNORE INTO {table.name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608
+            for row in _readable(source, table):
+                target.execute(insert, row)
+            orphans = f"SELECT rowid FROM pragma_foreign_key_check('{table.name}')"  # noqa: S608
+            target.execute(f"DELETE FROM {table.name} WHERE rowid IN ({orphans})")  # noqa: S608
+        target.execute("COMMIT")
+        # From here on all of it is in the one file, which can be moved.
+        if target.execute("PRAGMA journal_mode=DELETE").fetchone() != ("delete",):
+            raise sqlite3.OperationalError("its write-ahead log could not be written back")
+        return {
+            table.name: target.execute(f"SELECT count(*) FROM {table.name}").fetchone()[0]  # noqa: S608
+            for table in tables
+        }
+
+
+def _readable(source: sqlite3.Connection, table: Table) -> Iterator[tuple[Any, ...]]:
+    """Rows of a table up to where it is damaged and, from its other end, down to there."""
+    replaced = _NOT_TAKEN.get(table.name, {})
+    fields = ", ".join(replaced.get(column.name, column.name) for column in table.columns)
+    for direction in ("ASC", "DESC"):
+        try:
+            for row in source.execute(f"SELECT {fields} FROM {table.name} ORDER BY rowid {direction}"):  # noqa: S608
+                if all(_fits(value, column) for value, column in zip(row, table.columns, strict=True)):
+                    yield row
+        except sqlite3.DatabaseError as error:
+            logger.debug("Reading '%s' of the damaged database ended (%s): %s", table.name, direction, error)
+        else:
+            return
+
+
+def _fits(value: object, column: Column[Any]) -> bool:
+    """Tell whether a value is of its column's kind: a row that was hit may hold anything."""
+    if value is None:
+        return bool(column.nullable)
+    if not isinstance(column.type, JSON):
+        return isinstance(value, (float, int) if column.type.python_type is float else column.type.python_type | int)
+    try:
+        json.loads(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return True
