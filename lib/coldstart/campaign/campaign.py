@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from coldstart.campaign import inventory, learning, planning, serving
+from coldstart.campaign import inventory, learning, planning, vectors
+from coldstart.campaign.choosing import StrategyName
 from coldstart.campaign.inventory import LabelFile
 from coldstart.campaign.learning import LabelledImages
+from coldstart.campaign.pool import PoolMemory
+from coldstart.campaign.progress import reporter
+from coldstart.campaign.serving import Desk, Sample
 from coldstart.embedding import create_encoder
 from coldstart.exceptions import ModelError, SettingsError
 from coldstart.segmentation import (
@@ -22,6 +26,7 @@ from coldstart.segmentation import (
     Evaluation,
     Model,
     evaluate,
+    keep_last_good,
     load_model,
     predict_prepared,
     prepare_image,
@@ -29,13 +34,9 @@ from coldstart.segmentation import (
     train,
 )
 from coldstart.settings import Settings
-from coldstart.store import Image, Label, Progress, Scoring, Store
+from coldstart.store import Image, Label, Progress, Store
 
 TaskName = Literal["embedding", "entropy"]
-
-PROGRESS_EVERY_S = 1.0
-"""How often a long task writes how far it is, to the database and to the log."""
-BAR_WIDTH = 20
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +63,13 @@ class Campaign:
         self.settings = settings
         self.folder = folder
         self.held_out = read_held_out(settings.heldout)
-        self.store = Store(folder)
         self.unknown_held_out: list[str] = []
-        self._model_seen = 0
+        self._shown: tuple[Mapping[str, Path], Mapping[str, LabelFile]] = {}, {}
+        self.model_problem: str | None = None
+        self._model_seen: tuple[Any, ...] = ()
+        self.store = Store(folder, on_renewed=self._fill_again)
+        self._memory = PoolMemory(settings.random_state)
+        self._desk = Desk(self.store, settings, self._memory)
         self.model_path = folder / "models" / "attention_unet.pt"
 
     def __reduce__(self) -> tuple[type[Campaign], tuple[Settings, Path]]:
@@ -73,9 +78,26 @@ class Campaign:
 
     def sync(self, images: Mapping[str, Path], labels: Mapping[str, LabelFile]) -> None:
         """Take over what the datastore shows: images by id, and final labels by image id."""
+        self._shown = images, labels
         self._say_unknown_held_out(images)
+        self.store.look_over()
         inventory.sync_images(self.store, images, self.held_out, self.settings.spatial_dims)
         inventory.sync_labels(self.store, labels, self.settings.labels)
+
+    def _fill_again(self) -> None:
+        """Give a database that was made anew what the datastore showed last: no click meets an empty one.
+
+        A click may be waiting for this: labels only count as labels here, and are checked by the next `sync`.
+        """
+        images, labels = self._shown
+        if not images:
+            return
+        inventory.sync_images(self.store, images, self.held_out, self.settings.spatial_dims)
+        with self.store.writing() as session:
+            known = set(session.scalars(select(Label.image)))
+            for image_id, row in session.execute(select(Image.image_id, Image.id)).tuples():
+                if image_id in labels and row not in known:
+                    session.add(_unchecked(row, labels[image_id]))
 
     def _say_unknown_held_out(self, images: Mapping[str, Path]) -> None:
         unknown = sorted(self.held_out - images.keys())
@@ -104,11 +126,11 @@ class Campaign:
             return session.scalar(select(Label.problem).join(Image).where(Image.image_id == image_id))
 
     def next_sample(
-        self, strategy: serving.StrategyName, *, annotator: str | None = None, alpha: float | None = None
-    ) -> serving.Sample | None:
-        """Choose and reserve the next image; see `coldstart.campaign.serving.next_sample`."""
+        self, strategy: StrategyName, *, annotator: str | None = None, alpha: float | None = None
+    ) -> Sample | None:
+        """Choose and reserve the next image; see `coldstart.campaign.serving.Desk`."""
         chosen = self.settings.alpha if alpha is None else alpha
-        return serving.next_sample(self.store, self.settings, strategy, annotator=annotator, alpha=chosen)
+        return self._desk.next_sample(strategy, annotator=annotator, alpha=chosen)
 
     def tasks_to_do(self) -> dict[TaskName, str]:
         """Tasks that have something to do, each with a fingerprint that changes when there is something else to do."""
@@ -136,10 +158,11 @@ class Campaign:
         encoder = create_encoder(
             self.settings.encoder, weights=self.settings.encoder_weights, device=self.settings.device
         )
-        report = self._progress("embedding", f"encoder {encoder.name}")
-        count = planning.embed_images(self.store, self.settings, encoder, report)
-        planning.update_map(self.store, self.settings, encoder)
-        planning.update_plan(self.store, self.settings)
+        report = reporter(self.store, "embedding", f"encoder {encoder.name}")
+        # Each goes on from what it has written: tried again, it does the rest.
+        count = self.store.patiently(partial(vectors.embed_images, self.store, self.settings, encoder, report))
+        self.store.patiently(partial(planning.update_map, self.store, self.settings, encoder))
+        self.store.patiently(partial(planning.update_plan, self.store, self.settings))
         return count
 
     def require_training_images(self) -> LabelledImages:
@@ -172,7 +195,7 @@ class Campaign:
 
     def _publish(self, model: Model, labelled: LabelledImages) -> Evaluation | None:
         """Put a trained model in the place of the one before, and judge it on the held-out images that have labels."""
-        report = self._progress("evaluation", f"model {model.version}")
+        report = reporter(self.store, "evaluation", f"model {model.version}")
         evaluation = evaluate(model, labelled.held_out, report) if labelled.held_out else None
         save_model(model, self.model_path)
         details = {
@@ -180,25 +203,33 @@ class Campaign:
             "problems": labelled.problems,
             "heldout": evaluation.to_dict() if evaluation is not None else None,
         }
-        learning.record_model(self.store, model.version, details)
+        self.store.patiently(partial(learning.record_model, self.store, model.version, details))
         return evaluation
 
     def _adopt_model(self) -> None:
-        """Note a published model that the database does not know: its training was killed before it could say so."""
-        if not self.model_path.is_file() or (modified := self.model_path.stat().st_mtime_ns) == self._model_seen:
+        """Note a published model that the database does not know.
+
+        Its training was killed before it could say so, or the database was made anew since.
+        """
+        if not self.model_path.is_file():
             return
-        self._model_seen = modified
+        if (seen := (self.model_path.stat().st_mtime_ns, *self.store.identity)) == self._model_seen:
+            return
         try:
             model = load_model(self.model_path, "cpu")
         except ModelError as error:
+            self.model_problem = str(error)
             logger.warning("%s", error)
         else:
+            self.model_problem = None
+            keep_last_good(model, self.model_path)
             learning.record_model(self.store, model.version, dict(model.metadata))
+        self._model_seen = seen
 
     def score(self) -> int:
         """Score the unlabelled images with the published model; return how many were scored."""
         model = load_model(self.model_path, self.settings.device)
-        report = self._progress("entropy", f"model {model.version}")
+        report = reporter(self.store, "entropy", f"model {model.version}")
         return learning.score_pool(
             self.store,
             self.settings,
@@ -210,55 +241,40 @@ class Campaign:
 
     def status(self) -> dict[str, Any]:
         """The campaign in numbers, for `GET /info/`; plain JSON types."""
-        usable = (Image.present, Image.problem.is_(None), ~Image.held_out)
-        labelled = select(func.count()).select_from(Image).join(Label)
         with self.store.reading() as session:
-            current, plan = planning.current_map(session), planning.current_plan(session)
-            model = learning.newest_model(session)
-            scoring = session.scalar(select(Scoring).order_by(Scoring.id.desc()).limit(1))
-            set_aside = session.execute(
-                select(Image.image_id, Image.problem).where(Image.present, Image.problem.is_not(None)).limit(100)
-            )
-            return {
-                "preset": self.settings.preset,
-                "encoder": current.encoder if current is not None else f"{self.settings.encoder} (not embedded yet)",
-                "projection": self.settings.projection,
-                "images": session.scalar(select(func.count()).select_from(Image).where(*usable)),
-                "held_out": session.scalar(select(func.count()).where(Image.present, Image.held_out)),
-                "held_out_unknown": self.unknown_held_out,
-                "labelled": session.scalar(labelled.where(*usable)),
-                "budget": self.settings.budget,
-                "planned": plan.size if plan is not None else None,
-                "n_clusters": plan.n_clusters if plan is not None else None,
-                "model_version": model.version if model is not None else None,
-                "scored_model_version": scoring.model_version if scoring is not None else None,
-                "set_aside": dict(set_aside.tuples().all()),
-                "label_problems": list(session.scalars(select(Label.problem).where(Label.problem.is_not(None)))),
-                "progress": {
-                    row.task: {"done": row.done, "total": row.total, "message": row.message}
-                    for row in session.scalars(select(Progress))
-                },
-                "state_dir": str(self.store.folder),
-            }
-
-    def _progress(self, task: str, message: str) -> planning.ProgressCallback:
-        last = 0.0
-
-        def report(done: int, total: int) -> None:
-            nonlocal last
-            if done < total and time.monotonic() - last < PROGRESS_EVERY_S:
-                return
-            last = time.monotonic()
-            logger.info("%s %s %d of %d images, %s", task, _bar(done, total), done, total, message)
-            with self.store.writing() as session:
-                session.merge(Progress(task=task, done=done, total=total, updated_at=time.time(), message=message))
-
-        return report
+            pool, labels = self._memory.read(session)
+            progress = session.scalars(select(Progress)).all()
+        return {
+            "preset": self.settings.preset,
+            "encoder": pool.map.encoder if pool.map is not None else f"{self.settings.encoder} (not embedded yet)",
+            "projection": self.settings.projection,
+            "images": len(pool),
+            "held_out": pool.n_held_out,
+            "held_out_unknown": self.unknown_held_out,
+            "labelled": int(pool.mask(labels.rows).sum()),
+            "budget": self.settings.budget,
+            "planned": pool.plan.size if pool.plan is not None else None,
+            "n_clusters": pool.plan.n_clusters if pool.plan is not None else None,
+            "model_version": pool.model_version,
+            "scored_model_version": pool.scoring.model_version if pool.scoring is not None else None,
+            "set_aside": pool.set_aside,
+            "label_problems": labels.problems,
+            "progress": {row.task: {"done": row.done, "total": row.total, "message": row.message} for row in progress},
+            "state_dir": str(self.store.folder),
+        }
 
 
-def _bar(done: int, total: int) -> str:
-    filled = BAR_WIDTH * done // max(total, 1)
-    return f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}]"
+def _unchecked(row: int, file: LabelFile) -> Label:
+    """A label whose file has not been read yet, which its empty signature says."""
+    return Label(
+        image=row,
+        path=str(file.path),
+        signature="",
+        saved_at=time.time(),
+        annotator=file.annotator,
+        label_info=file.label_info,
+        problem=f"The label {file.path} has not been checked yet.",
+    )
 
 
 def read_held_out(path: Path | None) -> frozenset[str]:

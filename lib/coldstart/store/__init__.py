@@ -1,6 +1,7 @@
 """The app's own SQLite database: one row for each image, and what happened to it."""
 
-from coldstart.store.database import FILE_NAME, SCHEMA_HEAD, Store
+from coldstart.store.database import FILE_NAME, Store
+from coldstart.store.engine import SCHEMA_HEAD
 from coldstart.store.location import file_signature, state_folder
 from coldstart.store.schema import (
     FormerPoint,
@@ -11,6 +12,7 @@ from coldstart.store.schema import (
     Plan,
     PlanPick,
     Progress,
+    Revision,
     Scoring,
     Serving,
     bytes_to_vector,
@@ -28,6 +30,7 @@ __all__ = [
     "Plan",
     "PlanPick",
     "Progress",
+    "Revision",
     "Scoring",
     "Serving",
     "Store",

@@ -165,6 +165,6 @@ def refused(reason: object, path: Path) -> StoreBusyError:
             "try again."
         )
     return StoreBusyError(
-        f"The database {path} cannot be opened or written: {reason}. Check the folder's permissions and free space, or give "
-        "another folder with --conf state_dir."
+        f"The database {path} cannot be opened or written: {reason}. Check the folder's permissions and free "
+        "space, or give another folder with --conf state_dir."
     )

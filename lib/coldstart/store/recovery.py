@@ -20,13 +20,14 @@ from typing import Any
 from sqlalchemy import JSON, Column, Table
 
 from coldstart.store.engine import Damage, migrate, refused
-from coldstart.store.schema import Image, Label, Model, Serving
+from coldstart.store.schema import Base
 
 logger = logging.getLogger(__name__)
 
 _COMPANIONS = ("", "-wal", "-shm")
 """SQLite's write-ahead log and its index belong to the file: another database must never meet them."""
 
+_TAKEN = ("images", "labels", "servings", "models")
 _NOT_TAKEN = {
     "images": {
         **dict.fromkeys(
@@ -92,7 +93,7 @@ def leftovers(path: Path) -> bool:
 
 def _salvage(damaged: Path, new: Path) -> dict[str, int]:
     """Copy what can be read and nobody could compute again; return the number of rows of each table."""
-    tables = [model.__table__ for model in (Image, Label, Serving, Model)]
+    tables = [Base.metadata.tables[name] for name in _TAKEN]
     with (
         closing(sqlite3.connect(new, isolation_level=None)) as target,
         closing(sqlite3.connect(f"{damaged.as_uri()}?mode=ro", uri=True)) as source,
