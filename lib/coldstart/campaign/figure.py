@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sqlalchemy import select
 
+from coldstart.campaign.choosing import ACTIVE
 from coldstart.campaign.planning import current_map
-from coldstart.campaign.serving import ACTIVE
 from coldstart.store import Image, Serving, Store, bytes_to_vector
 from coldstart.store.schema import POINT_DTYPE
 

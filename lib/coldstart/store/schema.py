@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import JSON, ForeignKey
+from sqlalchemy import JSON, ForeignKey, Index, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 VECTOR_DTYPE = np.dtype("<f4")
@@ -36,6 +36,13 @@ class Image(Base):
     """
 
     __tablename__ = "images"
+    # Holds all that serving reads into memory, apart from the rows with their large vectors.
+    __table_args__ = (
+        Index(
+            "ix_images_pool",
+            *("image_id", "present", "held_out", "problem", "map_id", "point", "cluster", "entropy", "scoring_id"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     image_id: Mapped[str] = mapped_column(unique=True)
@@ -82,9 +89,17 @@ class Label(Base):
 
 
 class Serving(Base):
-    """One answer to "Next Sample"; `outcome` is None while the image is reserved, then labelled or skipped."""
+    """One answer to "Next Sample"; `outcome` is None while the image is reserved, then labelled or skipped.
+
+    The indexes keep a click's questions (who holds what, what was skipped) apart from all that was served before.
+    """
 
     __tablename__ = "servings"
+    __table_args__ = (
+        Index("ix_servings_open", "served_at", "image_row", "annotator", sqlite_where=text("outcome IS NULL")),
+        Index("ix_servings_open_annotator", "annotator", sqlite_where=text("outcome IS NULL")),
+        Index("ix_servings_skipped", "image_row", sqlite_where=text("outcome = 'skipped'")),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     image_row: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
@@ -92,7 +107,7 @@ class Serving(Base):
     strategy: Mapped[str]
     phase: Mapped[str]
     why: Mapped[dict[str, Any]]
-    scoring_id: Mapped[int | None] = mapped_column(ForeignKey("scorings.id"))
+    scoring_id: Mapped[int | None] = mapped_column(ForeignKey("scorings.id"), index=True)
     served_at: Mapped[float]
     ended_at: Mapped[float | None]
     outcome: Mapped[str | None]
@@ -191,3 +206,16 @@ class Progress(Base):
     total: Mapped[int]
     updated_at: Mapped[float]
     message: Mapped[str]
+
+
+class Revision(Base):
+    """A number that triggers raise whenever a topic changes: `pool` (what may be served, the plan) or `labels`.
+
+    Whoever keeps a topic in memory sees by it, inside a transaction, whether that is still what the database holds,
+    whichever thread or process wrote. A database made anew begins with another number.
+    """
+
+    __tablename__ = "revisions"
+
+    topic: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int]

@@ -1,0 +1,86 @@
+"""Servings that could not be written: they count for this process, and are written as soon as that is possible."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import exists, insert, select, update
+from sqlalchemy.orm import Session
+
+from coldstart.campaign.inventory import LABELLED
+from coldstart.campaign.reservations import Reservations, skip_open_servings
+from coldstart.store import Image, Label, Scoring, Serving
+
+
+@dataclass(frozen=True)
+class NewServing:
+    """What was handed out, before it is written; `values` are the columns of its row."""
+
+    image_id: str
+    values: dict[str, Any]
+
+    def write(self, session: Session) -> None:
+        """Write the row."""
+        session.execute(insert(Serving).values(**self.values))
+
+
+class UnwrittenServings:
+    """The servings that are remembered, oldest first; used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._servings: list[NewServing] = []
+        self._tried_at = self._next_try = 0.0
+
+    def try_to_write(self) -> bool:
+        """Tell whether to try now; `postpone` says that the try failed."""
+        now = time.monotonic()
+        if now < self._next_try:
+            return False
+        self._tried_at = now
+        return True
+
+    def postpone(self) -> None:
+        """Spare the clicks that follow a try as long as the one that failed: no time when the disk is full, which is
+        seen at once, and all the time that was waited when another program holds the database.
+        """
+        now = time.monotonic()
+        self._next_try = now + (now - self._tried_at)
+
+    def add(self, serving: NewServing) -> None:
+        """Remember one."""
+        self._servings.append(serving)
+
+    def clear(self) -> None:
+        """Forget them: they were written."""
+        self._servings.clear()
+
+    def count(self, scoring_id: int | None) -> int:
+        """How many came from this scoring's entropies."""
+        return sum(serving.values["scoring_id"] == scoring_id for serving in self._servings)
+
+    def apply(self, reservations: Reservations) -> None:
+        """Make them count as if they had been written."""
+        for serving in self._servings:
+            values = serving.values
+            reservations.serve(values["image_row"], values["annotator"], values["served_at"])
+
+    def write(self, session: Session) -> None:
+        """Write them as their clicks would have, by the images' ids: the database may have been made anew meanwhile."""
+        for serving in self._servings:
+            values = dict(serving.values)
+            values["image_row"] = session.scalar(select(Image.id).where(Image.image_id == serving.image_id))
+            values["scoring_id"] = session.scalar(select(Scoring.id).where(Scoring.id == values["scoring_id"]))
+            if values["annotator"] is not None:
+                skip_open_servings(session, values["annotator"], values["served_at"])
+            if values["image_row"] is not None:
+                NewServing(serving.image_id, values).write(session)
+                _end_where_labelled(session, values["image_row"])
+
+
+def _end_where_labelled(session: Session, image_row: int) -> None:
+    """A label that was saved while its serving was not written could not end it."""
+    saved = exists().where(Label.image == image_row, Label.saved_at >= Serving.served_at)
+    ended = update(Serving).where(Serving.image_row == image_row, Serving.outcome.is_(None), saved)
+    session.execute(ended.values(outcome=LABELLED, ended_at=time.time()).execution_options(synchronize_session=False))
