@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-LEAVES = {"exceptions", "settings", "images"}
+LEAVES = {"exceptions", "settings", "images", "memory"}
 MIDDLE = {"store", "embedding", "projection", "segmentation", "scoring", "selection"}
 UP_TO_CAMPAIGN = LEAVES | MIDDLE | {"campaign"}
 
@@ -16,6 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "": {"exceptions"},
     "exceptions": set(),
     "settings": {"exceptions"},
+    "memory": {"exceptions"},
     "images": {"exceptions"},
     "selection": {"exceptions"},
     **{name: LEAVES for name in MIDDLE - {"selection"}},

@@ -10,7 +10,7 @@ import pytest
 from campaign_case import planned, rows
 
 from coldstart.campaign import campaign as campaign_module
-from coldstart.campaign import planning
+from coldstart.campaign import planning, vectors
 from coldstart.embedding import create_encoder
 from coldstart.store import Image
 
@@ -65,7 +65,7 @@ def with_vector(campaign):
 
 @pytest.fixture
 def small_groups(monkeypatch):
-    monkeypatch.setattr(planning, "COMMIT_EVERY", 8)
+    monkeypatch.setattr(vectors, "COMMIT_EVERY", 8)
 
 
 def test_killed_run_continues_with_what_is_missing(make_new, pictures, use_encoder, small_groups):

@@ -1,7 +1,6 @@
 import json
 import os
 import pickle
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,8 @@ import torch
 from segmentation_helpers import image_of
 
 from coldstart.exceptions import InvalidInputError, ModelError
-from coldstart.segmentation import Model, load_model, predict_probabilities, save_model
+from coldstart.segmentation import Model, keep_last_good, load_model, load_published, predict_probabilities, save_model
+from coldstart.segmentation.model_file import last_good
 
 
 @pytest.fixture
@@ -37,10 +37,17 @@ def test_file_is_what_monai_label_reads(disk_model, path):
     json.dumps(content["metadata"], allow_nan=False)
 
 
-def test_saving_leaves_one_file_that_others_may_read(disk_model, path):
+def files(path):
+    """Names of what lies beside a model, without the lock."""
+    return sorted(entry.name for entry in path.parent.iterdir() if entry.suffix != ".lock")
+
+
+def test_saving_leaves_the_model_and_its_copy_which_others_may_read(disk_model, path):
     save_model(disk_model, path)
     save_model(disk_model, path)
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert files(path) == ["attention_unet.last-good.pt", "attention_unet.pt"]
+    assert last_good(path).read_bytes() == path.read_bytes()
+    assert last_good(path).stat().st_ino != path.stat().st_ino
     umask = os.umask(0)
     os.umask(umask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
@@ -59,7 +66,7 @@ def test_interrupted_save_leaves_the_old_model(disk_model, path, monkeypatch, mo
         with pytest.raises(KeyboardInterrupt):
             save_model(Model(disk_model.network, {**disk_model.metadata, "version": "newer"}), path)
     assert path.read_bytes() == before
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert files(path) == ["attention_unet.last-good.pt", "attention_unet.pt"]
 
 
 def test_file_is_synced_before_it_replaces_the_old_one(disk_model, path, monkeypatch):
@@ -68,18 +75,15 @@ def test_file_is_synced_before_it_replaces_the_old_one(disk_model, path, monkeyp
     monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append("fsync"), fsync(descriptor)))
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), rename(a, b)))
     save_model(disk_model, path)
-    assert calls == ["fsync", "replace", "fsync"]
+    assert calls == ["fsync", "replace", "fsync"] * 2, "the model, then its copy"
 
 
-def test_what_a_killed_process_left_is_cleared_an_hour_later(disk_model, path):
+def test_what_a_killed_process_left_is_gone_after_the_next_save(disk_model, path):
     path.parent.mkdir()
-    old, fresh = (path.parent / f".{path.name}.{name}.tmp" for name in ("old", "fresh"))
-    for leftover in (old, fresh):
-        leftover.write_bytes(b"half a model")
-    os.utime(old, (time.time() - 7200,) * 2)
+    (path.parent / f".{path.name}.tmp").write_bytes(b"half a model")
     save_model(disk_model, path)
-    assert not old.exists()
-    assert fresh.exists()
+    assert files(path) == ["attention_unet.last-good.pt", "attention_unet.pt"]
+    assert load_model(path, "cpu").version == disk_model.version
 
 
 def test_failed_write_is_a_clear_error(disk_model, path, monkeypatch):
@@ -89,7 +93,7 @@ def test_failed_write_is_a_clear_error(disk_model, path, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(ModelError, match=r"could not be written to .*No space left on device. Free space"):
         save_model(disk_model, path)
-    assert list(path.parent.iterdir()) == []
+    assert files(path) == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, b"bytes"])
@@ -161,6 +165,8 @@ def test_file_of_another_program_is_refused(path, content):
         lambda content: content["metadata"]["config"].update(label_names=["a", "b"]),
         lambda content: content["model"].popitem(),
         lambda content: content.update(model=[1]),
+        lambda content: content["metadata"].update(version=None),
+        lambda content: content["metadata"].update(label_names=["other"]),
     ],
 )
 def test_model_that_does_not_fit_is_refused(disk_model, path, change):
@@ -170,6 +176,70 @@ def test_model_that_does_not_fit_is_refused(disk_model, path, change):
     torch.save(content, path)
     with pytest.raises(ModelError, match=r"does not fit this version of the app: .* Train again"):
         load_model(path)
+
+
+def test_config_of_a_network_that_is_not_in_the_file_is_refused_before_it_takes_memory(disk_model, path):
+    save_model(disk_model, path)
+    content = torch.load(path, weights_only=True)
+    content["metadata"]["config"]["channels"] = [1_000_000, 1_000_000]
+    torch.save(content, path)
+    with pytest.raises(ModelError, match=r"weights are not those of its config, first 'model"):
+        load_model(path, "cpu")
+
+
+def test_repeated_numbers_do_not_count_as_weights(disk_model, path):
+    # a tensor of one number, seen as a million times a million, is a small file that would take terabytes
+    save_model(disk_model, path)
+    content = torch.load(path, weights_only=True)
+    key = max(content["model"], key=lambda name: content["model"][name].numel())
+    content["model"][key] = torch.zeros(1).expand(content["model"][key].shape)
+    torch.save(content, path)
+    with pytest.raises(ModelError, match="weights are not those of its config"):
+        load_model(path, "cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(disk_model, path, value):
+    save_model(disk_model, path)
+    content = torch.load(path, weights_only=True)
+    next(iter(content["model"].values())).view(-1)[0] = value
+    torch.save(content, path)
+    with pytest.raises(ModelError, match=r"is damaged: not all of its weights are finite. Train again"):
+        load_model(path, "cpu")
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a model", None])
+def test_last_good_model_stands_in_for_a_damaged_file(disk_model, path, caplog, damage):
+    save_model(disk_model, path)
+    path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+    assert load_published(path, "cpu").version == disk_model.version
+    assert f"Until then the last good model, {disk_model.version}, is used" in caplog.text
+
+
+def test_without_a_last_good_model_the_damaged_file_is_named(disk_model, path):
+    save_model(disk_model, path)
+    path.write_bytes(b"")
+    last_good(path).write_bytes(b"")
+    with pytest.raises(ModelError, match=r"model file .*attention_unet.pt is damaged"):
+        load_published(path, "cpu")
+
+
+def test_model_that_was_taken_away_is_not_brought_back(disk_model, path):
+    save_model(disk_model, path)
+    path.unlink()
+    with pytest.raises(ModelError, match="No trained model"):
+        load_published(path, "cpu")
+
+
+def test_model_that_came_by_other_ways_is_kept_as_the_last_good_one(disk_model, path):
+    path.parent.mkdir()
+    other = Model(disk_model.network, {**disk_model.metadata, "version": "from elsewhere"})
+    save_model(other, path.with_name("elsewhere.pt"))
+    save_model(disk_model, path)
+    path.write_bytes(path.with_name("elsewhere.pt").read_bytes())
+    keep_last_good(load_model(path, "cpu"), path)
+    path.write_bytes(b"")
+    assert load_published(path, "cpu").version == "from elsewhere"
 
 
 def test_absent_gpu_is_refused(disk_model, path):

@@ -28,6 +28,7 @@ from coldstart.segmentation import (
     evaluate,
     keep_last_good,
     load_model,
+    load_published,
     predict_prepared,
     prepare_image,
     save_model,
@@ -142,7 +143,8 @@ class Campaign:
                     select(Image.image_id, Image.signature).where(Image.present, Image.problem.is_(None))
                 )
                 tasks["embedding"] = str(hash(frozenset(images.tuples())))
-            if learning.needs_scoring(session) and (model := learning.newest_model(session)) is not None:
+            model = learning.newest_model(session) if self.model_path.is_file() else None
+            if model is not None and learning.needs_scoring(session):
                 tasks["entropy"] = model.version
         return tasks
 
@@ -227,8 +229,18 @@ class Campaign:
         self._model_seen = seen
 
     def score(self) -> int:
-        """Score the unlabelled images with the published model; return how many were scored."""
-        model = load_model(self.model_path, self.settings.device)
+        """Score the unlabelled images with the published model; return how many were scored.
+
+        Two servers on one folder take turns; the second finds the work done.
+        """
+        asked_at = time.time()
+        with FileLock(self.folder / "scoring.lock"):
+            return self._score(asked_at)
+
+    def _score(self, asked_at: float) -> int:
+        model = load_published(self.model_path, self.settings.device)
+        if learning.scored_since(self.store, model.version, asked_at):
+            return 0
         report = reporter(self.store, "entropy", f"model {model.version}")
         return learning.score_pool(
             self.store,

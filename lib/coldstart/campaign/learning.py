@@ -13,9 +13,10 @@ import numpy as np
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from coldstart.campaign.planning import ProgressCallback
+from coldstart.campaign.vectors import ProgressCallback
 from coldstart.exceptions import ImageError, ModelError
 from coldstart.images import Image as PixelImage
+from coldstart.memory import halved, in_smaller_batches
 from coldstart.scoring import score_entropy
 from coldstart.segmentation import Sample, TrainingConfig, class_names
 from coldstart.settings import Settings
@@ -107,6 +108,13 @@ def needs_scoring(session: Session) -> bool:
     return model is not None and (scoring is None or scoring.model_version != model.version)
 
 
+def scored_since(store: Store, version: str, moment: float) -> bool:
+    """Tell whether a scoring with this model was finished after `moment` (seconds since 1970)."""
+    finished = select(Scoring.id).where(Scoring.model_version == version, Scoring.finished_at > moment)
+    with store.reading() as session:
+        return session.scalar(finished.limit(1)) is not None
+
+
 def score_pool(
     store: Store,
     settings: Settings,
@@ -119,25 +127,42 @@ def score_pool(
     """Score every unlabelled image by the entropy of its prediction; return how many were scored.
 
     `prepare` and `predict` are as `coldstart.scoring.score_entropy` takes them.
-    The entropies and their range become visible together, in one transaction, when the scoring is complete.
+    The entropies and their range become visible together, in one transaction, when the scoring is complete. When
+    memory runs out, the scoring begins once more with half the batch.
+
+    Raises
+    ------
+    ModelError
+        If the memory is not enough, or the model's predictions are not finite.
     """
     unlabelled = select(Image).outerjoin(Label).where(Image.present, ~Image.held_out, Image.problem.is_(None))
     with store.reading() as session:
         rows = list(session.scalars(unlabelled.where(Label.image.is_(None)).order_by(Image.image_id)))
-    results = score_entropy(
-        predict,
-        [Path(row.path) for row in rows],
-        spatial_dims=settings.spatial_dims,
-        prepare=prepare,
-        batch_size=settings.score_batch_size,
-        progress=progress,
+
+    def run(batch_size: int) -> dict[int, float]:
+        results = score_entropy(
+            predict,
+            [Path(row.path) for row in rows],
+            spatial_dims=settings.spatial_dims,
+            prepare=prepare,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        entropies: dict[int, float] = {}
+        for index, result in results:
+            if isinstance(result, ImageError):
+                logger.warning("Not scored: %s", result)
+            else:
+                entropies[index] = result
+        return entropies
+
+    entropies = in_smaller_batches(
+        run,
+        halved(settings.score_batch_size),
+        what=f"The entropy scoring with model {version}",
+        remedy="The scoring before stays in use. Free memory on the device, or lower --conf score_batch_size.",
+        error=ModelError,
     )
-    entropies: dict[int, float] = {}
-    for index, result in results:
-        if isinstance(result, ImageError):
-            logger.warning("Not scored: %s", result)
-        else:
-            entropies[index] = result
     values = np.array(list(entropies.values()), dtype=float)
     with store.writing() as session:
         scoring = Scoring(

@@ -1,21 +1,20 @@
-"""From files to a plan: embed what is new, keep the 2D map, make the cold-start plan and carry it on."""
+"""From vectors to a plan: keep the 2D map, make the cold-start plan and carry it on."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session, undefer
 
-from coldstart.embedding import Encoder, embed_files
-from coldstart.exceptions import ImageError
+from coldstart.campaign.vectors import encoder_key
+from coldstart.embedding import Encoder
 from coldstart.projection import fit_projection, place
 from coldstart.selection import Pick, plan_cold_start
 from coldstart.settings import Settings
@@ -35,17 +34,6 @@ from coldstart.store.schema import POINT_DTYPE
 
 logger = logging.getLogger(__name__)
 
-COMMIT_EVERY = 32
-"""Vectors are written in groups of this size: a run that is killed loses no more than one group."""
-
-ProgressCallback = Callable[[int, int], None]
-
-
-class _Pending(NamedTuple):
-    id: int
-    path: str
-    signature: str
-
 
 def configured_encoder(settings: Settings) -> str:
     """What the settings ask for, as one string; a change of it asks for new vectors."""
@@ -64,49 +52,12 @@ def needs_embedding(session: Session, settings: Settings) -> bool:
     return _plan_is_outdated(session, current, settings)
 
 
-def embed_images(store: Store, settings: Settings, encoder: Encoder, progress: ProgressCallback | None = None) -> int:
-    """Embed every image that has no vector of this encoder; return how many were embedded or set aside."""
-    key = _encoder_key(encoder)
-    with store.reading() as session:
-        usable = select(Image.id, Image.path, Image.signature).where(Image.present, Image.problem.is_(None))
-        wanted = Image.vector.is_(None) | (Image.encoder != key)
-        rows = session.execute(usable.where(wanted).order_by(Image.image_id)).tuples()
-        pending = [_Pending(*row) for row in rows]
-    results = embed_files(
-        encoder,
-        [Path(row.path) for row in pending],
-        spatial_dims=settings.spatial_dims,
-        batch_size=settings.embed_batch_size,
-        progress=progress,
-    )
-    group: list[tuple[_Pending, dict[str, Any]]] = []
-    for index, result in results:
-        if isinstance(result, ImageError):
-            logger.warning("Set aside: %s", result)
-            values: dict[str, Any] = {"problem": str(result)}
-        else:
-            values = {"vector": vector_to_bytes(result), "encoder": key}
-        group.append((pending[index], values))
-        if len(group) == COMMIT_EVERY:
-            _write_vectors(store, group)
-            group = []
-    _write_vectors(store, group)
-    return len(pending)
-
-
-def _write_vectors(store: Store, group: Sequence[tuple[_Pending, dict[str, Any]]]) -> None:
-    """Write what was computed, but not over an image that was replaced meanwhile."""
-    with store.writing() as session:
-        for row, values in group:
-            session.execute(update(Image).where(Image.id == row.id, Image.signature == row.signature).values(**values))
-
-
 def update_map(store: Store, settings: Settings, encoder: Encoder) -> None:
     """Make the map where there is none for this encoder and projection; place on it what is not there yet.
 
     Held-out images never fit the map: where one did before it was held out, the map is made anew without it.
     """
-    key = _encoder_key(encoder)
+    key = encoder_key(encoder)
     with store.reading() as session:
         current = current_map(session)
         embedded = select(Image).where(Image.vector.is_not(None), Image.encoder == key).options(undefer(Image.vector))
@@ -302,10 +253,6 @@ def taken_rows(session: Session) -> set[int]:
     """Rows of the images that were labelled or ever served."""
     labelled = session.scalars(select(Label.image).join(Image).where(~Image.held_out))
     return set(labelled) | set(session.scalars(select(Serving.image_row)))
-
-
-def _encoder_key(encoder: Encoder) -> str:
-    return f"{encoder.name} {encoder.version}"
 
 
 def _vectors(rows: Sequence[Image | FormerPoint]) -> NDArray[Any]:

@@ -5,7 +5,7 @@ from coldstart.segmentation.evaluate import Evaluation, ImageEvaluation, evaluat
 from coldstart.segmentation.infer import predict_prepared, predict_probabilities, segment
 from coldstart.segmentation.labels import check_label, check_label_file, class_names, map_values, value_of_class
 from coldstart.segmentation.metrics import ClassScore
-from coldstart.segmentation.model_file import Model, load_model, save_model
+from coldstart.segmentation.model_file import Model, keep_last_good, load_model, load_published, save_model
 from coldstart.segmentation.network import build_network, resolve_device
 from coldstart.segmentation.preprocess import prepare_image, prepare_label
 from coldstart.segmentation.train import EpochReport, train
@@ -23,7 +23,9 @@ __all__ = [
     "check_label_file",
     "class_names",
     "evaluate",
+    "keep_last_good",
     "load_model",
+    "load_published",
     "map_values",
     "predict_prepared",
     "predict_probabilities",

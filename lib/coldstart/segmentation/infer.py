@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coldstart.exceptions import InvalidInputError
+from coldstart.exceptions import InvalidInputError, ModelError
 from coldstart.images import Image
+from coldstart.memory import enough_memory
 from coldstart.segmentation.model_file import Model
 from coldstart.segmentation.preprocess import classes_on_grid, prepare_image
 
@@ -91,12 +92,22 @@ def segment(model: Model, image: Image) -> NDArray[Any]:
     ------
     ImageError
         If the image has another number of dimensions than the network.
+    ModelError
+        If the memory is not enough.
 
     Notes
     -----
     The probabilities are resampled linearly and the most probable class is taken then: smoother than resampling
     classes, and without a shift (see `coldstart.segmentation.preprocess`).
     """
-    probabilities = predict_prepared(model, [prepare_image(image, model.config)])[0]
-    with torch.inference_mode():
+    size = " x ".join(map(str, image.pixels.shape[1:]))
+    with (
+        enough_memory(
+            what=f"The segmentation of an image of {size}",
+            remedy="Free memory on the device, or wait until the training or scoring that runs beside it has ended.",
+            error=ModelError,
+        ),
+        torch.inference_mode(),
+    ):
+        probabilities = predict_prepared(model, [prepare_image(image, model.config)])[0]
         return classes_on_grid(probabilities, image.pixels.shape[1:])

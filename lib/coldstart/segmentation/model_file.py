@@ -7,10 +7,10 @@ elsewhere cannot run code.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import logging
 import os
-import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import nn
 
 from coldstart.exceptions import InvalidInputError, ModelError
@@ -25,8 +26,8 @@ from coldstart.segmentation.config import TrainingConfig
 from coldstart.segmentation.network import build_network, resolve_device
 
 FORMAT = "coldstart-attention-unet"
-STALE_S = 3600.0
-"""A temporary file older than this was left by a process that was killed."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Model:
         Maps (n, 1, *grid) to logits (n, n_classes, *grid).
     metadata : Mapping
         Plain JSON types: `format`, `version`, `created`, `label_names`, `config`, `training_images`, `n_images`,
-        `left_out`, `epochs`, `losses`, `training_s`, `device`, `n_processes`, `torch`.
+        `left_out`, `epochs`, `requested_batch_size`, `losses`, `training_s`, `device`, `n_processes`, `torch`.
     """
 
     network: nn.Module
@@ -76,6 +77,7 @@ def describe_training(
     seconds: float,
     device: torch.device,
     world_size: int,
+    requested_batch_size: int,
 ) -> dict[str, Any]:
     """Collect the metadata of a training that has just ended."""
     created = datetime.now(UTC)
@@ -90,6 +92,7 @@ def describe_training(
         "n_images": len(image_ids),
         "left_out": dict(left_out),
         "epochs": config.epochs,
+        "requested_batch_size": requested_batch_size,
         "losses": [float(loss) for loss in losses],
         "training_s": round(seconds, 3),
         "device": str(device),
@@ -100,6 +103,8 @@ def describe_training(
 
 def save_model(model: Model, path: Path) -> None:
     """Publish a model: afterwards `path` holds all of it, or, whatever happens on the way, what it held before.
+
+    A copy is kept beside it (`last_good`), for when something else writes over the published file.
 
     Parameters
     ----------
@@ -115,29 +120,54 @@ def save_model(model: Model, path: Path) -> None:
     ModelError
         If the file cannot be written.
     """
-    try:
-        metadata = json.loads(json.dumps(dict(model.metadata), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"A model's metadata must be plain, finite JSON values: {error}.") from error
-    weights = {key: value.detach().cpu() for key, value in model.network.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    content = _serialised(model)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
-        try:
-            with temporary.open("xb") as file:
-                torch.save({"model": weights, "metadata": metadata}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            _replace(path, content)
+            _keep_copy(path, content)
     except OSError as error:
         raise ModelError(
             f"The model could not be written to {path}: {error}. Free space there or make the folder writable, "
             "and train again."
         ) from error
+
+
+def keep_last_good(model: Model, path: Path) -> None:
+    """Keep a copy of a model that was read from `path`, unless it is there: it may have come there by other ways."""
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        try:
+            kept = load_model(last_good(path), "cpu").version
+        except ModelError:
+            kept = None
+        if kept != model.version:
+            _keep_copy(path, _serialised(model))
+
+
+def last_good(path: Path) -> Path:
+    """Where the copy of the last model that could be read lies, for the model file `path`."""
+    return path.with_name(f"{path.stem}.last-good{path.suffix}")
+
+
+def load_published(path: Path, device: str = "auto") -> Model:
+    """Read the model at `path` or, where that file is damaged or not ours, the copy of the last good one.
+
+    Raises
+    ------
+    ModelError
+        If there is no file at `path`, or neither can be used.
+    """
+    try:
+        return load_model(path, device)
+    except ModelError as damaged:
+        if not path.is_file():
+            raise
+        try:
+            model = load_model(last_good(path), device)
+        except ModelError:
+            raise damaged from None
+        logger.warning("%s Until then the last good model, %s, is used.", damaged, model.version)
+        return model
 
 
 def load_model(path: Path, device: str = "auto") -> Model:
@@ -180,14 +210,34 @@ def load_model(path: Path, device: str = "auto") -> Model:
             "Train again to replace it."
         )
     try:
-        network = build_network(TrainingConfig.from_dict(metadata["config"]))
+        config = TrainingConfig.from_dict(metadata["config"])
+        _check_content(content["model"], metadata, config)
+        network = build_network(config)
         network.load_state_dict(content["model"])
     except (KeyError, TypeError, AttributeError, RuntimeError, InvalidInputError) as error:
         raise ModelError(
             f"The model file {path} does not fit this version of the app: {str(error).splitlines()[0]} "
             "Train again to replace it."
         ) from error
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
+        raise ModelError(
+            f"The model file {path} is damaged: not all of its weights are finite. Train again to replace it."
+        )
     return Model(network.to(where).eval(), metadata)
+
+
+def _check_content(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], config: TrainingConfig) -> None:
+    """Compare with the network before it is built: a config that the weights are not of could ask for any memory."""
+    if not isinstance(metadata["version"], str) or metadata["label_names"] != list(config.label_names):
+        raise InvalidInputError("`version` or `label_names` of its metadata are not those of a training.")
+    with torch.device("meta"):
+        wanted = {key: value.shape for key, value in build_network(config).state_dict().items()}
+    found = {key: value.shape for key, value in weights.items() if value.is_contiguous()}
+    if found != wanted:
+        key = next(key for key in [*wanted, *found] if found.get(key) != wanted.get(key))
+        raise InvalidInputError(
+            f"its weights are not those of its config, first '{key}': {found.get(key)} instead of {wanted.get(key)}."
+        )
 
 
 def _fingerprint(network: nn.Module, config: TrainingConfig, image_ids: Sequence[str]) -> str:
@@ -198,10 +248,37 @@ def _fingerprint(network: nn.Module, config: TrainingConfig, image_ids: Sequence
     return digest.hexdigest()[:8]
 
 
-def _remove_stale(path: Path) -> None:
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        if time.time() - leftover.stat().st_mtime > STALE_S:
-            leftover.unlink(missing_ok=True)
+def _serialised(model: Model) -> memoryview:
+    try:
+        metadata = json.loads(json.dumps(dict(model.metadata), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"A model's metadata must be plain, finite JSON values: {error}.") from error
+    weights = {key: value.detach().cpu() for key, value in model.network.state_dict().items()}
+    content = io.BytesIO()
+    torch.save({"model": weights, "metadata": metadata}, content)
+    return content.getbuffer()
+
+
+def _replace(path: Path, content: memoryview) -> None:
+    """Put a file in the place of another; what a killed process left under the temporary name is written over."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _keep_copy(path: Path, content: memoryview) -> None:
+    """Keep a copy that nobody writes to; the published model does not depend on it."""
+    try:
+        _replace(last_good(path), content)
+    except OSError as error:
+        logger.warning("No copy of the model was kept beside %s: %s.", path, error)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from monai.losses import DiceCELoss
@@ -19,6 +19,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from coldstart.exceptions import ImageError, LabelError, ModelError
+from coldstart.memory import halved, in_smaller_batches
 from coldstart.segmentation.config import Sample, TrainingConfig
 from coldstart.segmentation.model_file import Model, describe_training
 from coldstart.segmentation.network import build_network, resolve_device
@@ -87,12 +88,38 @@ def train(
     Raises
     ------
     ModelError
-        If no sample can be used, or the loss or the weights are no longer finite.
+        If no sample can be used, the loss or the weights are no longer finite, or the memory is not enough.
     InvalidInputError
         If the device is not there.
+
+    Notes
+    -----
+    When memory runs out, the training begins once more with half the batch, and is then what it had been with that
+    batch size from the start; `model.config` says which it was, `metadata["requested_batch_size"]` which was wanted.
+    In a distributed training it ends instead: the other processes would wait for the one that begins again.
     """
     device = resolve_device(config.device, rank)
     data = _load(samples, config)
+    return in_smaller_batches(
+        lambda batch_size: _fit(
+            data, replace(config, batch_size=batch_size), device, on_epoch, rank, world_size, config.batch_size
+        ),
+        halved(config.batch_size) if world_size == 1 else (config.batch_size,),
+        what=f"The training on a grid of {' x '.join(map(str, config.spatial_size))}",
+        remedy="Nothing was published. Free memory on the device, or lower --conf batch_size or --conf spatial_size.",
+        error=ModelError,
+    )
+
+
+def _fit(
+    data: _Data,
+    config: TrainingConfig,
+    device: torch.device,
+    on_epoch: Callable[[EpochReport], None] | None,
+    rank: int,
+    world_size: int,
+    requested_batch_size: int,
+) -> Model:
     started = time.monotonic()
     with _seeded(config.random_state + rank, device):
         network = build_network(config).to(device)
@@ -102,6 +129,7 @@ def train(
     metadata = describe_training(
         network,
         config,
+        requested_batch_size=requested_batch_size,
         image_ids=data.image_ids,
         left_out=data.left_out,
         losses=losses,

@@ -1,0 +1,90 @@
+"""What happens when memory runs out: the same work once more in smaller batches, then a sentence."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from coldstart.exceptions import ColdStartError
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+SIGNS = (
+    "out of memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "could not create a primitive",
+    "bad_alloc",
+)
+"""What torch says on a GPU, its allocator on a CPU, the operating system, oneDNN for its buffers, and C++."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, on a GPU or of the machine."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(sign in str(error) for sign in SIGNS)
+    )
+
+
+@contextmanager
+def enough_memory(*, what: str, remedy: str, error: type[ColdStartError]) -> Iterator[None]:
+    """Turn running out of memory into an error of the given type, whose sentence begins with `what`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as failure:
+        if not ran_out_of_memory(failure):
+            raise
+        raise error(f"{what} ran out of memory ({_first_line(failure)}). {remedy}") from None
+
+
+def halved(batch_size: int) -> tuple[int, ...]:
+    """Batch sizes to try: the one wanted, then half of it where there is a half."""
+    return (batch_size, batch_size // 2) if batch_size > 1 else (batch_size,)
+
+
+def in_smaller_batches(
+    run: Callable[[int], Result], sizes: Sequence[int], *, what: str, remedy: str, error: type[ColdStartError]
+) -> Result:
+    """Run with the first batch size for which the memory is enough.
+
+    Parameters
+    ----------
+    run : callable
+        Called with a batch size; when memory runs out, it is called again from the beginning with the next one.
+    sizes : sequence of int
+        At least one.
+    what, remedy : str
+        Who ran out of memory, with its grid or network; and what to change.
+    error : type of ColdStartError
+        What is raised in the end.
+
+    Raises
+    ------
+    ColdStartError
+        Of the given type, when memory ran out with every size. All other errors of `run` pass.
+    """
+    for size in sizes:
+        try:
+            return run(size)
+        except (RuntimeError, MemoryError, OSError) as failure:
+            if not ran_out_of_memory(failure):
+                raise
+            reason = _first_line(failure)
+        # Only here, where the failure and the frames that it kept alive are gone, can their memory be freed.
+        gc.collect()
+        torch.cuda.empty_cache()
+        logger.warning("%s ran out of memory with a batch size of %d: %s", what, size, reason)
+    raise error(
+        f"{what} ran out of memory with a batch size of {' and of '.join(map(str, sizes))} ({reason}). {remedy}"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
