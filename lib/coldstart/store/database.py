@@ -19,7 +19,7 @@ from sqlalchemy import Engine, exc
 from sqlalchemy.orm import Session
 
 from coldstart.exceptions import StoreBusyError, StoreDamagedError
-from coldstart.store.engine import BUSY_TIMEOUT_S, Damage, connect_to, held, meaning, migrate, refused, require_sound
+from coldstart.store.engine import BUSY_TIMEOUT_S, Damage, connect_to, examine, held, meaning, migrate, refused
 from coldstart.store.recovery import leftovers, replace_damaged, set_aside
 
 FILE_NAME = "coldstart.sqlite"
@@ -166,7 +166,7 @@ class Store:
         try:
             yield
         except exc.DBAPIError as error:
-            found = meaning(error, self.path)
+            found = meaning(error.orig, self.path)
             if isinstance(error, exc.OperationalError) and found is None:
                 found = self._damage()  # "no such table": of a wrong query, or of a file without it?
             if found is None:
@@ -181,12 +181,11 @@ class Store:
 
     def _damage(self) -> Damage | None:
         try:
-            require_sound(self.path)
+            return Damage("it has no tables") if examine(self.path) is None else None
         except Damage as damage:
             return damage
         except FileNotFoundError:
             return Damage("it was removed")
-        return None
 
     def _renew(self, opened: _Opened, damage: Damage | None = None) -> None:
         """Open what lies at the path instead of `opened`, unless another thread did; never a damaged `opened`."""
@@ -223,9 +222,7 @@ class Store:
         if leftovers(self.path):
             logger.warning("What a removed database left is kept aside as %s.", set_aside(self.path))
         try:
-            if self.path.is_file() and not self.path.stat().st_size:
-                raise Damage("it is empty")
-            migrate(self.path)
+            migrate(self.path, examine(self.path) if self.path.is_file() else None)
         except Damage as damage:
             return damage
         return None

@@ -1,16 +1,16 @@
-"""How SQLite is opened and migrated, what is looked over before it is trusted, and what its errors mean."""
+"""How an SQLite file is examined, migrated and connected to, and what SQLite's errors mean."""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 
 from coldstart.exceptions import StoreBusyError, StoreError
 from coldstart.store.schema import Base
@@ -22,6 +22,7 @@ longest of our own transactions, taking over 10,000 new images, takes about a se
 NO_ROOM_BYTES = 1 << 20
 """With less room than this on its disk, SQLite's "disk I/O error" and "unable to open" mean that there is none."""
 
+_VERSION_TABLE = "alembic_version"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 _HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
@@ -63,86 +64,81 @@ def connect_to(path: Path) -> Engine:
     return engine
 
 
-def migrate(path: Path) -> None:
-    """Bring a database, or an empty file, to the newest schema.
+def examine(path: Path) -> str | None:
+    """Read a whole database file, without writing to it, and return its schema version; None where it has no tables.
 
     Raises
     ------
     Damage
         If it is damaged, or the database of another program.
     StoreBusyError
-        If it cannot be read or written for now.
-    StoreError
-        If a newer version of this app wrote it.
+        If it cannot be read for now.
     """
-    engine = connect_to(path)
-    try:
-        with engine.connect() as connection:
-            _require_sound(connection)
-            current = MigrationContext.configure(connection).get_current_revision()
-            _require_known(current, path)
-            if current is None and (tables := inspect(connection).get_table_names()):
-                raise Damage(f"it holds tables of another program: {', '.join(tables[:3])}")
-            if current != SCHEMA_HEAD:
-                config = _alembic_config()
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
-                connection.commit()
-            _require_schema(connection)
-    except exc.DBAPIError as error:
-        raise meaning(error, path) or Damage(str(error.orig)) from error
-    finally:
-        engine.dispose()
-
-
-def require_sound(path: Path) -> None:
-    """Look a database over that this version has migrated before; Damage says what is wrong with it."""
     if not path.stat().st_size:
         raise Damage("it is empty")
-    engine = connect_to(path)
     try:
-        with engine.connect() as connection:
-            _require_sound(connection)
-            _require_schema(connection)
-    except exc.DBAPIError as error:
-        raise meaning(error, path) or Damage(str(error.orig)) from error
-    finally:
-        engine.dispose()
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", BUSY_TIMEOUT_S, uri=True)) as connection:
+            (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            if verdict != "ok":
+                raise Damage(" ".join(verdict.split()))
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and _VERSION_TABLE not in tables:
+                raise Damage(f"it holds tables of another program, such as '{min(tables)}'")
+            version = connection.execute(f"SELECT version_num FROM {_VERSION_TABLE}").fetchone() if tables else None  # noqa: S608
+            if version == (SCHEMA_HEAD,):
+                _require_columns(connection)
+            return version and str(version[0])
+    except sqlite3.Error as error:
+        raise meaning(error, path) or Damage(str(error)) from error
 
 
-def _require_sound(connection: Connection) -> None:
-    verdict = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
-    if verdict != "ok":
-        raise Damage(" ".join(str(verdict).split()))
-
-
-def _require_known(revision: str | None, path: Path) -> None:
-    known = {script.revision for script in ScriptDirectory.from_config(_alembic_config()).walk_revisions()}
-    if revision is not None and revision not in known:
-        raise StoreError(
-            f"The database {path} has schema version {revision}, which this version of the app does not know "
-            f"(it knows up to {SCHEMA_HEAD}). Install the newer version again, or give another --conf state_dir."
-        )
-
-
-def _require_schema(connection: Connection) -> None:
-    found = inspect(connection)
-    present = set(found.get_table_names())
+def _require_columns(connection: sqlite3.Connection) -> None:
     for name, table in Base.metadata.tables.items():
-        columns = {column["name"] for column in found.get_columns(name)} if name in present else set()
-        if missing := {column.name for column in table.columns} - columns:
+        present = {column for _, column, *_ in connection.execute(f"PRAGMA table_info({name})")}
+        if missing := {column.name for column in table.columns} - present:
             raise Damage(f"its table '{name}' lacks {', '.join(sorted(missing)[:3])}")
 
 
-def meaning(error: exc.DBAPIError, path: Path) -> StoreBusyError | Damage | None:
+def migrate(path: Path, version: str | None) -> None:
+    """Bring a database of this schema version, or a new one, to the newest.
+
+    Raises
+    ------
+    Damage
+        If the schema is not what its version says.
+    StoreBusyError
+        If it cannot be written for now.
+    StoreError
+        If a newer version of this app wrote it.
+    """
+    config = _alembic_config()
+    if version not in {None, *(script.revision for script in ScriptDirectory.from_config(config).walk_revisions())}:
+        raise StoreError(
+            f"The database {path} has schema version {version}, which this version of the app does not know "
+            f"(it knows up to {SCHEMA_HEAD}). Install the newer version again, or give another --conf state_dir."
+        )
+    engine = connect_to(path)
+    try:
+        with engine.connect() as connection:
+            if version != SCHEMA_HEAD:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+                connection.commit()
+    except exc.DBAPIError as error:
+        raise meaning(error.orig, path) or Damage(str(error.orig)) from error
+    finally:
+        engine.dispose()
+
+
+def meaning(error: BaseException | None, path: Path) -> StoreBusyError | Damage | None:
     """What an error of SQLite means for whoever asked; None for what has nothing to do with the file's state."""
-    code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # without the extended part
-    undecodable = isinstance(error, exc.OperationalError) and code == sqlite3.SQLITE_OK  # text that is no UTF-8
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # without the extended part
+    undecodable = isinstance(error, sqlite3.OperationalError) and code == sqlite3.SQLITE_OK  # text that is no UTF-8
     if code in _DAMAGED or undecodable:
-        return Damage(str(error.orig))
+        return Damage(str(error))
     if code in _HELD:
         return held(path)
-    return refused(error.orig, path) if code in _REFUSED else None
+    return refused(error, path) if code in _REFUSED else None
 
 
 def held(path: Path) -> StoreBusyError:

@@ -53,7 +53,7 @@ def replace_damaged(path: Path, damage: Damage) -> Path:
     new = path.with_name(f"{path.name}.new")
     for suffix in _COMPANIONS:
         new.with_name(f"{new.name}{suffix}").unlink(missing_ok=True)
-    migrate(new)
+    migrate(new, None)
     try:
         taken = _salvage(path, new)
     except sqlite3.Error as error:
@@ -96,8 +96,9 @@ def _salvage(damaged: Path, new: Path) -> dict[str, int]:
     tables = [Base.metadata.tables[name] for name in _TAKEN]
     with (
         closing(sqlite3.connect(new, isolation_level=None)) as target,
-        closing(sqlite3.connect(f"{damaged.as_uri()}?mode=ro", uri=True)) as source,
+        closing(sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=ro", uri=True)) as source,
     ):
+        source.execute("PRAGMA writable_schema=ON")  # SQLite's word for: read a file that was cut off as well
         target.execute("BEGIN IMMEDIATE")
         for table in tables:
             names = [column.name for column in table.columns]
