@@ -1,4 +1,6 @@
 import logging
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,12 @@ def studies(tmp_path: Path) -> Path:
 
 def write(path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48), dtype=np.uint8)).save(path)
+    arrived(path)
+
+
+def arrived(path: Path) -> None:
+    """As it is some time after it was copied."""
+    os.utime(path, (time.time() - 60, time.time() - 60))
 
 
 def open_datastore(studies: Path) -> FolderDatastore:
@@ -47,6 +55,7 @@ def test_serves_every_format_and_no_hidden_file(studies: Path) -> None:
     ]
     for name in [*names, "._a.png", ".hidden.png", "notes.txt", "table.csv"]:
         (studies / name).write_bytes(b"x")
+        arrived(studies / name)
     datastore = open_datastore(studies)
     assert sorted(datastore.list_images()) == ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k.v1.2"]
     assert {Path(datastore.get_image_uri(image_id)).name for image_id in datastore.list_images()} == set(names)
@@ -55,10 +64,11 @@ def test_serves_every_format_and_no_hidden_file(studies: Path) -> None:
 def test_two_files_with_one_id_are_named_and_the_first_is_used(studies: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(studies / "a.png")
     (studies / "a.nii.gz").write_bytes(b"x")
+    arrived(studies / "a.nii.gz")
     with caplog.at_level(logging.WARNING):
         datastore = open_datastore(studies)
         datastore.refresh()
-    sentences = [record.getMessage() for record in caplog.records if "would both get the id 'a'" in record.getMessage()]
+    sentences = [record.getMessage() for record in caplog.records if "would get the same id 'a'" in record.getMessage()]
     assert len(sentences) == 1 and "a.nii.gz" in sentences[0] and "a.png" in sentences[0]
     assert Path(datastore.get_image_uri("a")).name == "a.nii.gz"
 
@@ -81,6 +91,7 @@ def test_label_copied_into_the_folder_is_noticed(studies: Path) -> None:
     write(studies / "a.png")
     datastore = open_datastore(studies)
     Image.fromarray(np.ones((48, 48), dtype=np.uint8)).save(studies / "labels" / "final" / "a.png")
+    arrived(studies / "labels" / "final" / "a.png")
     datastore.sync()
     assert datastore._campaign.status()["labelled"] == 1
 

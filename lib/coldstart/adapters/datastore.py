@@ -1,129 +1,273 @@
-"""MONAI Label's datastore of a folder, as the campaign sees it."""
+"""MONAI Label's datastore of a folder, as the campaign sees it; nothing that was saved through it is lost."""
 
 from __future__ import annotations
 
-import fnmatch
-import glob
+import copy
 import logging
-import os
-import re
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 
+from coldstart.adapters.datastore_base import WatchedDatastore, new_data
+from coldstart.adapters.datastore_checks import (
+    checked_info,
+    checked_new_id,
+    checked_tag,
+    checked_update,
+    image_file_suffix,
+    label_file_suffix,
+)
+from coldstart.adapters.datastore_file import cannot_write
+from coldstart.adapters.datastore_folder import WatchedFolder, split_name
+from coldstart.adapters.durable import put, staged, sync_folder
 from coldstart.adapters.errors import AppError
 from coldstart.adapters.users import annotator
 from coldstart.campaign import Campaign, LabelFile
-from coldstart.images import IMAGE_PATTERNS
+from coldstart.exceptions import StoreError
 
 logger = logging.getLogger(__name__)
 
-_TAG = re.compile(r"[\w-]+")
+FINAL = str(DefaultLabelTag.FINAL.value)
+HAND_OVER_EVERY_S = 60.0
+"""How often the campaign is handed everything although nothing seems to have changed."""
 
-RESERVED_KEYS = ("coldstart", "id")
-"""Keys of an answer that the info of an image must not overwrite."""
 
+class CampaignDatastore(WatchedDatastore):
+    """What our datastores share, be they a folder or the local cache of an archive.
 
-class FolderDatastore(LocalDatastore):  # type: ignore[misc]
-    """A folder of images; labels saved and removed through it reach the campaign at once."""
+    It stands between MONAI Label's class and `LocalDatastore`, as in `class Archive(DICOMWebDatastore,
+    CampaignDatastore)`, so that whatever MONAI Label itself writes to its cache goes through here too. `_campaign` is
+    set before `__init__` is called.
 
-    def __init__(self, studies: str, campaign: Campaign):
-        self._campaign = campaign
-        self._twins_said: set[str] = set()
-        self._folder_times: list[int] = []
-        # Only `sync` reads the folder and writes datastore_v2.json, and only the server calls it: a child process that
-        # did could undo a label saved meanwhile.
-        super().__init__(studies, extensions=IMAGE_PATTERNS, auto_reload=False, read_only=True)
+    A label is on the disk, and counts in the campaign, when its saving returns. Clicks and info are only noted, and
+    written with the next label, by the next `look` that is due, or by `flush`; a power cut loses at most
+    `WRITE_EVERY_S` of them.
+    """
 
-    def sync(self) -> None:
-        """Read the folder again where it changed, and hand the campaign what it holds."""
-        labels_path = Path(self._datastore.label_path(None))
-        folders = [Path(self._datastore.image_path()), labels_path, *labels_path.iterdir()]
-        times = [folder.stat().st_mtime_ns for folder in folders]
-        if times != self._folder_times:
-            self.refresh()
-            self._folder_times = times
-        images = {image_id: Path(self.get_image_uri(image_id)) for image_id in self.list_images()}
-        final = DefaultLabelTag.FINAL
-        labels = {image_id: self._label_file(image_id, final) for image_id in self.get_labeled_images()}
-        self._campaign.sync(images, labels)
+    _campaign: Campaign
+
+    def __init__(self, datastore_path: str, **options: Any):
+        self._counting = threading.Lock()
+        self._uncounted: dict[str, str] = {}
+        super().__init__(datastore_path, **options)
+
+    # Labels
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Save a label; one with the tag `final` counts for the campaign before this returns."""
+        """Save a label; one with the tag `final` counts for the campaign before this returns.
+
+        Its file is on the disk then, or an `AppError` says why not and the label before is as it was. Should the record
+        or the database be out of order, it is saved all the same and taken over later; see `label_warning`.
+        """
         self._require_image(image_id)
-        if not _TAG.fullmatch(label_tag):
-            raise AppError(f"A label's tag must be of letters, digits, '_' and '-'; got '{label_tag}'.")
-        if not isinstance(label_info, dict):
-            raise AppError(f"`params` of a label must be a JSON object; got {label_info!r}.")
-        label_id: str = super().save_label(image_id, label_filename, label_tag, label_info)
-        for twin in self._label_files(image_id, label_tag) - {Path(self.get_label_uri(image_id, label_tag))}:
-            twin.unlink()
-        if label_tag == DefaultLabelTag.FINAL:
-            self._campaign.save_label(image_id, self._label_file(image_id, label_tag))
-        return label_id
+        folder = self._labels / checked_tag(label_tag)
+        suffix = label_file_suffix(label_filename)
+        info = checked_info(label_info or {}, "params")
+        if (name := annotator((label_info or {}).get("client_id"))) is not None:
+            info["annotator"] = name
+        with _sentence_for(f"The label of image '{image_id}'"):
+            folder.mkdir(parents=True, exist_ok=True)
+            with staged(Path(label_filename), folder) as file, self._file.exclusive():
+                target = folder / (image_id + suffix)
+                put(file, target)
+                watched = self._label_folder(label_tag)
+                for twin in set(watched.of_id(image_id)) - {target.name}:
+                    (folder / twin).unlink()
+                watched.note(image_id, target.name)
+                self._set_label(image_id, label_tag, new_data(image_id, suffix, info))
+        self.flush()
+        if label_tag == FINAL:
+            self._count(image_id)
+        return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label; without its final label an image is a candidate again."""
-        for file in self._label_files(label_id, label_tag):
-            file.unlink()
-        super().remove_label(label_id, label_tag)
-        if label_tag == DefaultLabelTag.FINAL:
-            self._campaign.remove_label(label_id)
+        entry = self._require_image(label_id)
+        folder = self._labels / checked_tag(label_tag)
+        if label_tag not in entry.labels:
+            raise AppError(f"Image '{label_id}' has no label with the tag '{label_tag}'.", status_code=404)
+        with _sentence_for(f"The label of image '{label_id}'"), self._file.exclusive():
+            for name in self._label_folder(label_tag).of_id(label_id):
+                (folder / name).unlink(missing_ok=True)
+            sync_folder(folder)
+            self._set_label(label_id, label_tag, None)
+        self.flush()
+        if label_tag == FINAL:
+            self._uncount(label_id)
+
+    def label_warning(self, image_id: str) -> str | None:
+        """Why the label of an image does not count yet, or stays out of training; None where all is well."""
+        if (reason := self._uncounted.get(image_id)) is not None:
+            return reason
+        try:
+            return self._campaign.label_problem(image_id)
+        except StoreError as error:
+            return f"The label is saved; whether it can be trained on is not known yet: {error}"
+
+    def _set_label(self, image_id: str, tag: str, label: DataModel | None) -> None:
+        self._version += 1
+        with self._file.editing() as objects:
+            if (entry := objects.get(image_id)) is not None:
+                labels = {known: data for known, data in entry.labels.items() if known != tag}
+                if label is not None:
+                    labels[tag] = label
+                    self._file.replaced(image_id, tag)
+                objects[image_id] = ImageLabelModel(image=entry.image, labels=labels)
+
+    def _count(self, image_id: str) -> None:
+        with self._counting:  # two savings of one image count in the order in which they are in the record
+            try:
+                if (label := self._datastore.label(image_id, FINAL)) is not None:
+                    self._campaign.save_label(image_id, self._label_file(image_id, label))
+                self._uncounted.pop(image_id, None)
+            except (StoreError, OSError) as error:
+                self._version += 1
+                self._uncounted[image_id] = f"The label is saved, and counts as soon as possible, not yet: {error}"
+                logger.warning("The label of image '%s' is saved, but does not count yet: %s", image_id, error)
+
+    def _uncount(self, image_id: str) -> None:
+        with self._counting:
+            self._uncounted.pop(image_id, None)
+            try:
+                self._campaign.remove_label(image_id)
+            except StoreError as error:
+                self._version += 1
+                logger.warning("The label of image '%s' is removed, but still counts: %s", image_id, error)
+
+    def _label_file(self, image_id: str, label: DataModel) -> LabelFile:
+        info = label.info
+        name = info.get("annotator") or annotator(info.get("client_id"))
+        return LabelFile(self._labels / FINAL / (image_id + label.ext), name, info.get("label_info"))
+
+    # Images
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Add an image, or put it in the place of the one that has this very name."""
+        suffix = image_file_suffix(image_filename)
+        image_id = checked_new_id(image_id or split_name(Path(image_filename).name)[0], suffix)
+        info = checked_info(image_info or {}, "params")
+        with _sentence_for(f"Image '{image_id}'"), staged(Path(image_filename), self._images) as file:
+            with self._file.exclusive():
+                folder = self._image_folder or WatchedFolder(self._images)
+                if others := set(folder.of_id(image_id)) - {image_id + suffix}:
+                    raise AppError(
+                        f"Image '{image_id}' is there as {min(others)}, and {image_id}{suffix} would get the same id. "
+                        "Choose another name, or remove that one first.",
+                        status_code=409,
+                    )
+                put(file, self._images / (image_id + suffix))
+                folder.note(image_id, image_id + suffix)
+                self._version += 1
+                with self._file.editing() as objects:
+                    before = objects.get(image_id)
+                    labels = before.labels if before is not None else {}
+                    objects[image_id] = ImageLabelModel(image=new_data(image_id, suffix, info), labels=labels)
+                    self._file.replaced(image_id)
+        self.flush()
+        return image_id
 
     def remove_image(self, image_id: str) -> None:
-        """Remove an image and its labels."""
-        self._require_image(image_id)
-        super().remove_image(image_id)
+        """Remove an image and its labels; of a link only the link is removed, never what it points to."""
+        entry = self._require_image(image_id)
+        with _sentence_for(f"Image '{image_id}'"), self._file.exclusive():
+            for tag in entry.labels:
+                for name in self._label_folder(tag).of_id(image_id):
+                    (self._labels / tag / name).unlink(missing_ok=True)
+            (self._images / (image_id + entry.image.ext)).unlink(missing_ok=True)
+            sync_folder(self._images)
+            self._version += 1
+            with self._file.editing() as objects:
+                objects.pop(image_id, None)
+        self.flush()
+        if FINAL in entry.labels:
+            self._uncount(image_id)
+
+    # Info
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """Info of an image, without the keys that an answer of next sample keeps for itself."""
-        info: dict[str, Any] = super().get_image_info(image_id)
-        return {key: value for key, value in info.items() if key not in RESERVED_KEYS}
+        entry = self._datastore.objects.get(image_id)
+        if entry is None:
+            return {}
+        info = {key: value for key, value in entry.image.info.items() if key not in ("coldstart", "id")}
+        if not isinstance(info.get("strategy", {}), dict):  # MONAI Label adds to it at every click
+            del info["strategy"]
+        return {**copy.deepcopy(info), "path": str(self._images / (image_id + entry.image.ext))}
 
-    def _require_image(self, image_id: str) -> None:
-        if image_id not in self._datastore.objects:
-            raise AppError(f"The server has no image '{image_id}'. Choose one that it lists.", status_code=404)
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """Info of a label; a copy, unlike stock's."""
+        info: dict[str, Any] = copy.deepcopy(super().get_label_info(label_id, label_tag))
+        return info
 
-    def _label_files(self, image_id: str, tag: str) -> set[Path]:
-        """Label files of an image with a tag: more than one where it was saved in several formats."""
-        folder = Path(os.path.realpath(self._datastore.label_path(tag)))
-        if image_id not in self._datastore.objects or not _TAG.fullmatch(tag) or not folder.is_dir():
-            return set()
-        return {file for file in folder.glob(f"{glob.escape(image_id)}.*") if self._to_id(file.name)[0] == image_id}
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Note something of an image; MONAI Label does at every click. It is written later."""
+        self._require_image(image_id)
+        self._file.update_info(image_id, None, partial(checked_update, update=checked_info(info, "info"), what="info"))
 
-    def _label_file(self, image_id: str, tag: str) -> LabelFile:
-        info = self.get_label_info(image_id, tag)
-        return LabelFile(
-            Path(self.get_label_uri(image_id, tag)), annotator(info.get("client_id")), info.get("label_info")
-        )
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Note something of a label. It is written later."""
+        self._require_image(label_id)
+        update = partial(checked_update, update=checked_info(info, "info"), what="info")
+        if not self._file.update_info(label_id, label_tag, update):
+            raise AppError(f"Image '{label_id}' has no label with the tag '{label_tag}'.", status_code=404)
 
-    def _list_files(self, path: str, patterns: Iterable[str]) -> dict[str, str]:
-        """Files of a folder in the order of their names, hidden ones left out, the first of each id."""
-        names = {name for pattern in patterns for name in fnmatch.filter(os.listdir(path), pattern)}
-        first: dict[str, str] = {}
-        for name in sorted(names):
-            if name.startswith("."):
-                continue
-            image_id = self._to_id(name)[0]
-            if image_id not in first:
-                first[image_id] = name
-            elif name not in self._twins_said:
-                self._twins_said.add(name)
-                logger.warning(
-                    "%s and %s would both get the id '%s': the first is used. Rename one of them.",
-                    first[image_id],
-                    name,
-                    image_id,
-                )
-        return {name: name for name in first.values()}
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """Zip all images that have a final label."""
+        if not self.datalist():
+            raise AppError("There is no image with a final label yet, so there is nothing to download.", 404)
+        path: str = super().get_dataset_archive(limit_cases)
+        return path
 
-    def _to_id(self, file: str) -> tuple[str, str]:
-        """Id and suffix of a file name: the longest pattern that fits gives the suffix."""
-        suffixes = [pattern.lstrip("*") for pattern in IMAGE_PATTERNS if file.endswith(pattern.lstrip("*"))]
-        if not suffixes:
-            return super()._to_id(file)  # type: ignore[no-any-return]
-        suffix = max(suffixes, key=len)
-        return file.removesuffix(suffix), suffix
+    def _require_image(self, image_id: str) -> ImageLabelModel:
+        entry = self._datastore.objects.get(image_id)
+        if entry is None:
+            raise AppError(f"The server has no image '{image_id[:100]}'. Choose one that it lists.", status_code=404)
+        return entry
+
+
+class FolderDatastore(CampaignDatastore):
+    """A folder of images."""
+
+    def __init__(self, studies: str, campaign: Campaign):
+        self._campaign = campaign
+        self._handed: tuple[object, ...] = ()
+        self._handed_at = 0.0
+        super().__init__(studies)
+
+    def sync(self) -> None:
+        """Look at the folder, and hand the campaign what it holds where either of them changed since the last time."""
+        self.look()
+        seen = self._version, self._campaign.revision()
+        if seen == self._handed and time.monotonic() - self._handed_at < HAND_OVER_EVERY_S:
+            return
+        with self._file.threads:
+            version, objects = self._version, self._datastore.objects
+            away = self._image_folder.waiting if self._image_folder is not None else frozenset()
+            labels = {
+                image_id: self._label_file(image_id, entry.labels[FINAL])
+                for image_id, entry in objects.items()
+                if FINAL in entry.labels and not self._is_waiting(image_id, FINAL)
+            }
+        images = {
+            image_id: self._images / (image_id + entry.image.ext)
+            for image_id, entry in objects.items()
+            if image_id not in away
+        }
+        self._campaign.sync(images, labels)
+        self._uncounted.clear()
+        self._handed, self._handed_at = (version, self._campaign.revision()), time.monotonic()
+
+
+@contextmanager
+def _sentence_for(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(what, error) from error

@@ -85,6 +85,11 @@ class Campaign:
         inventory.sync_images(self.store, images, self.held_out, self.settings.spatial_dims)
         inventory.sync_labels(self.store, labels, self.settings.labels)
 
+    def revision(self) -> tuple[object, ...]:
+        """What changes whenever `sync` may have something to do although the datastore shows the same as before."""
+        self.store.look_over()
+        return inventory.revision(self.store)
+
     def _fill_again(self) -> None:
         """Give a database that was made anew what the datastore showed last: no click meets an empty one.
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,17 @@ from sqlalchemy.orm import Session
 from coldstart.exceptions import ImageError, LabelError
 from coldstart.images import read_image
 from coldstart.segmentation import check_label_file
-from coldstart.store import FormerPoint, Image, Label, Serving, Store, file_signature
+from coldstart.store import FormerPoint, Image, Label, Revision, Serving, Store, file_signature
 
 logger = logging.getLogger(__name__)
 
 LABELLED = "labelled"
 SKIPPED = "skipped"
+
+_State = tuple[str, str, bool, bool]
+"""Signature, path, whether the file is there, and whether the image is held out."""
+_BATCH = 500
+"""Ids in one question to the database, which takes no longer lists everywhere."""
 
 
 @dataclass(frozen=True)
@@ -37,51 +42,58 @@ class LabelFile:
     label_info: Any | None = None
 
 
+def revision(store: Store) -> tuple[tuple[str, int], ...]:
+    """Numbers that change when images or labels change in the database, or when it is another one."""
+    with store.reading() as session:
+        rows = session.execute(select(Revision.topic, Revision.number).order_by(Revision.topic))
+        return tuple((topic, number) for topic, number in rows)
+
+
 def sync_images(store: Store, files: Mapping[str, Path], held_out: Collection[str], spatial_dims: int) -> bool:
     """Take over the datastore's images; return whether anything changed.
 
     A new or replaced file starts without vector, point and entropy, and so does every file when the images are to be
     of another dimension than before; an image whose file is away keeps its row. What made the map goes on placing.
     """
-    signatures: dict[str, str] = {}
+    wanted: dict[str, _State] = {}
     for image_id, path in files.items():
         try:
-            signatures[image_id] = f"{file_signature(path)}-{spatial_dims}d"
+            signature = f"{file_signature(path)}-{spatial_dims}d"
         except OSError:
             logger.debug("The file of image '%s' went away: %s", image_id, path)
+        else:
+            wanted[image_id] = signature, str(path), True, image_id in held_out
     with store.reading() as session:
-        if not _differing(session, files, signatures, held_out):
+        if not _differing(session, wanted):
             return False
     with store.writing() as session:
-        rows = {row.image_id: row for row in session.scalars(select(Image))}
-        for image_id, row in rows.items():
-            row.present = image_id in signatures
-        for image_id, signature in signatures.items():
+        differing = _differing(session, wanted)
+        rows: dict[str, Image] = {}
+        for ids in _batched(differing):
+            rows |= {row.image_id: row for row in session.scalars(select(Image).where(Image.image_id.in_(ids)))}
+        for image_id in differing:
+            if image_id not in wanted:
+                rows[image_id].present = False
+                continue
             image = rows.get(image_id)
             if image is None:
                 image = Image(image_id=image_id, added_at=time.time())
                 session.add(image)
+            signature, path_now, image.present, image.held_out = wanted[image_id]
             if image.signature != signature:
                 if image.fitted and image.map_id is not None and image.vector is not None and image.point is not None:
                     session.add(FormerPoint(map_id=image.map_id, vector=image.vector, point=image.point))
                 image.forget_content()
-            image.signature, image.path = signature, str(files[image_id])
-            image.held_out = image_id in held_out
+            image.signature, image.path = signature, path_now
     return True
 
 
-def _differing(
-    session: Session, files: Mapping[str, Path], signatures: Mapping[str, str], held_out: Collection[str]
-) -> bool:
+def _differing(session: Session, wanted: Mapping[str, _State]) -> list[str]:
+    """Ids of the images whose rows are not as wanted; an image that is not wanted is to be away."""
     rows = session.execute(select(Image.image_id, Image.signature, Image.path, Image.present, Image.held_out))
-    known = {image_id: state for image_id, *state in rows}
-    wanted = {
-        image_id: [signature, str(files[image_id]), True, image_id in held_out]
-        for image_id, signature in signatures.items()
-    }
-    return any(known.get(image_id) != state for image_id, state in wanted.items()) or any(
-        present and image_id not in wanted for image_id, (_, _, present, _) in known.items()
-    )
+    known = {image_id: (signature, path, present, held_out) for image_id, signature, path, present, held_out in rows}
+    differing = [image_id for image_id, state in wanted.items() if known.get(image_id) != state]
+    return differing + [image_id for image_id, state in known.items() if state[2] and image_id not in wanted]
 
 
 def sync_labels(store: Store, files: Mapping[str, LabelFile], preset_labels: Mapping[str, int]) -> None:
@@ -90,20 +102,25 @@ def sync_labels(store: Store, files: Mapping[str, LabelFile], preset_labels: Map
     A label that `files` does not list although its file is there was saved while the datastore was being read.
     """
     with store.reading() as session:
-        rows = session.execute(select(Image, Label).outerjoin(Label)).tuples().all()
-    images = {image.image_id: image for image, _ in rows}
-    known = {image.image_id: label for image, label in rows if label is not None}
-    for image_id, file in files.items():
-        image, label = images.get(image_id), known.get(image_id)
+        rows = session.execute(
+            select(Image.image_id, Label.path, Label.signature).join(Label, Label.image == Image.id)
+        ).tuples()
+        known = {image_id: (path, signature) for image_id, path, signature in rows}
+        signatures: dict[str, str] = {}
+        for ids in _batched(list(files)):
+            found = select(Image.image_id, Image.signature).where(Image.image_id.in_(ids))
+            signatures.update(session.execute(found).tuples().all())
+    for image_id, image_signature in signatures.items():
+        file = files[image_id]
         try:
-            current = image and (str(file.path), _label_signature(file.path, image, preset_labels))
+            current = str(file.path), _label_signature(file.path, image_signature, preset_labels)
         except OSError:
             logger.debug("The label of image '%s' went away: %s", image_id, file.path)
             continue
-        if current != (label and (label.path, label.signature)):
+        if current != known.get(image_id):
             save_label(store, image_id, file, preset_labels)
     for image_id in known.keys() - files.keys():
-        if not Path(known[image_id].path).exists():
+        if not Path(known[image_id][0]).exists():
             remove_label(store, image_id)
 
 
@@ -122,7 +139,7 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
         stray = f"The label {file.path} belongs to no image that the server knows; got image '{image_id}'."
         logger.warning("%s", stray)
         return stray
-    signature = _label_signature(file.path, image, preset_labels)
+    signature = _label_signature(file.path, image.signature, preset_labels)
     label_info = file.label_info
     if label_info is None and before is not None and before.signature.startswith(f"{file_signature(file.path)}-"):
         label_info = before.label_info  # the same file as before; the datastore lost what the viewer said of it
@@ -156,10 +173,14 @@ def remove_label(store: Store, image_id: str) -> None:
             session.delete(row)
 
 
-def _label_signature(path: Path, image: Image, preset_labels: Mapping[str, int]) -> str:
+def _label_signature(path: Path, image_signature: str, preset_labels: Mapping[str, int]) -> str:
     """A label is checked anew when its file, its image or the configured structures change."""
-    checked_against = json.dumps([image.signature, preset_labels])
+    checked_against = json.dumps([image_signature, preset_labels])
     return f"{file_signature(path)}-{hashlib.sha256(checked_against.encode()).hexdigest()[:8]}"
+
+
+def _batched(ids: list[str]) -> Iterator[list[str]]:
+    return (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))
 
 
 def _check(
