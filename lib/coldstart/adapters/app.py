@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
-from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.async_tasks.utils import background_executors, tasks
+from monailabel.utils.others.generic import gpu_count
 
 from coldstart.adapters.datastore import FolderDatastore
 from coldstart.adapters.errors import AppError, answered
+from coldstart.adapters.gate import install_gate
 from coldstart.adapters.inference import AttentionUnetInference
 from coldstart.adapters.scoring import EmbeddingScoring, EntropyScoring
 from coldstart.adapters.strategies import strategies
+from coldstart.adapters.tasks import SERVER_PID, Tasks, end_tasks_before, end_with_server
 from coldstart.adapters.training import AttentionUnetTraining
-from coldstart.adapters.users import note_users
+from coldstart.adapters.watch import Watch
 from coldstart.campaign import BEFORE_EMBEDDING, Campaign
 from coldstart.exceptions import ColdStartError, SettingsError
 from coldstart.segmentation import resolve_device
@@ -37,27 +38,15 @@ from coldstart.store import state_folder
 logger = logging.getLogger(__name__)
 
 MODEL_NAME = "attention_unet"
-WATCH_EVERY_S = 2.0
-"""How often the server looks for new files and for work; nothing is spawned unless there is some."""
-
-ATTEMPTS = 3
-RETRY_AFTER_S = 60.0
-"""How often, and how long after the last time, work that failed is tried again."""
-
-_OPEN_STATES = ("SUBMITTED", "RUNNING")
 
 
 class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
     """Which scan to label next: cold start, then active learning, on one studies folder."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]):
-        try:
+        with _ending_in_a_sentence():
             self.campaign = _open_campaign(Path(app_dir), studies, conf)
-        except ColdStartError as error:
-            logger.critical("%s", error)
-            sys.tracebacklimit = 0  # the start ends here: what follows is the sentence again, not forty frames
-            raise
-        self._attempted: dict[tuple[str, str], tuple[int, float]] = {}
+        end_with_server()
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -67,10 +56,14 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             version=version("coldstart-al"),
             labels=sorted(self.campaign.settings.labels, key=self.campaign.settings.labels.__getitem__),
         )
+        self._auto_update_scoring = False  # MONAI Label would queue every method; the watch queues what has work
+        self._tasks = Tasks(self.campaign)
+        self._watch = Watch({"look for new files": self._datastore.sync, "search for work": self._tasks.begin})
 
     def init_datastore(self) -> FolderDatastore:
         """Open the studies folder."""
-        return FolderDatastore(self.studies, self.campaign)
+        with _ending_in_a_sentence():
+            return FolderDatastore(self.studies, self.campaign)
 
     def init_infers(self) -> dict[str, InferTask]:
         """One model, listed once it is trained."""
@@ -93,19 +86,33 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         info: dict[str, Any] = super().info()
         info["coldstart"] = {
             **self.campaign.status(),
-            "tasks": self._task_states(),
-            "task_errors": self._task_errors(),
+            "tasks": self._tasks.states(),
+            "task_errors": self._tasks.errors(),
+            "watch_errors": self._watch.troubles,
+            "model_problem": self.campaign.model_problem,
         }
         return info
 
     def infer(self, request: dict[str, Any], datastore: FolderDatastore | None = None) -> dict[str, Any]:
-        """Segment an image, after a look at what was asked for."""
-        if request.get("model") not in self._infers:
-            raise AppError(f"There is no model '{request.get('model')}'. Choose one of {', '.join(self._infers)}.", 404)
+        """Segment an image that the server lists, or a file that it wrote itself for this request."""
+        self.require_model(request.get("model"))
+        studies = datastore or self._datastore
         image = request.get("image", "")
-        if not Path(image).is_file() and not self._datastore.get_image_uri(image):
+        listed = studies.get_image_uri(image)
+        if not listed and not Path(image).is_file():
             raise AppError(f"The server has no image '{image}'. Choose one that it lists.", 404)
-        result: dict[str, Any] = super().infer(request, datastore)
+        # By its path: MONAI Label would take an id for a file of the folder that the server was started in.
+        result: dict[str, Any] = super().infer({**request, "image": listed or image, "save_label": False}, studies)
+        if listed and request.get("save_label"):
+            info = {"model": request["model"], "params": result["params"]}
+            tag = request.get("label_tag", DefaultLabelTag.ORIGINAL)
+            result["label"] = studies.save_label(image, result["file"], tag, info)
+        return result
+
+    def batch_infer(self, request: dict[str, Any], datastore: FolderDatastore | None = None) -> dict[str, Any]:
+        """Segment many images; MONAI Label shares them among its GPUs, also where there are none."""
+        request = {**request, "multi_gpu": request.get("multi_gpu", True) and gpu_count() > 0}
+        result: dict[str, Any] = super().batch_infer(request, datastore)
         return result
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -117,14 +124,14 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             )
         answer: dict[str, Any] = strategy(request, self._datastore)
         if answer:
-            if answer["coldstart"]["phase"] == BEFORE_EMBEDDING and (error := self._task_errors().get("embedding")):
+            if answer["coldstart"]["phase"] == BEFORE_EMBEDDING and (error := self._tasks.errors().get("embedding")):
                 answer["coldstart"]["reason"] += f"; embedding them failed: {error}"
             answer["path"] = self._datastore.get_image_uri(answer["id"])
         return answer
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Answer a saved label; `warning` says why it stays out of training, where it does."""
-        problem = self.campaign.label_problem(image_id)
+        problem = self._datastore.label_warning(image_id)
         return {"coldstart": {"warning": problem}} if problem else {}
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -138,81 +145,62 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         The server asks this before it spawns a child process for a task: the only place where a request can still be
         answered with a sentence instead of a log that nobody reads.
         """
-        if model is not None and model not in self._trainers:
-            raise AppError(f"There is no model '{model}'. Choose one of {', '.join(self._trainers)}.", 404)
-        if model is not None and not self._infers[model].is_valid():
+        if model is None:
+            return
+        self.require_model(model)
+        if not self._infers[model].is_valid():
             self._datastore.sync()
             with answered(409):
                 self.campaign.require_training_images()
 
-    def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Queue what was named or, without a name, what has something to do and is neither waiting nor running.
+    def require_model(self, model: object) -> None:
+        """Refuse a model that this app does not have."""
+        if model not in (*self._infers,):
+            raise AppError(f"There is no model '{model}'. Choose one of {', '.join(self._infers)}.", 404)
 
-        Work that failed is tried `ATTEMPTS` times, and then not again until there is something else to do.
-        """
-        if method is not None:
-            return super().async_scoring(method, params)  # type: ignore[no-any-return]
-        queued: dict[str, Any] = {}
-        for name, fingerprint in self.campaign.tasks_to_do().items():
-            tried, last = self._attempted.get((name, fingerprint), (0, 0.0))
-            if _is_open(name) or tried == ATTEMPTS or (tried and time.monotonic() - last < RETRY_AFTER_S):
-                continue
-            self._attempted[name, fingerprint] = tried + 1, time.monotonic()
-            queued[name], _ = AsyncTask.run("scoring", request={"method": name}, enqueue=True)
-        return queued
+    def trainer_names(self) -> tuple[str, ...]:
+        """Models that can be trained."""
+        return tuple(self._trainers)
+
+    def scoring_names(self) -> tuple[str, ...]:
+        """Scoring methods."""
+        return tuple(self._scoring_methods)
+
+    def check_training(self, model: str, request: Mapping[str, Any]) -> None:
+        """Refuse a training with settings that it could not use."""
+        self.require_model(model)
+        self._trainers[model].pre_process({**request}, self._datastore)
+
+    def check_scoring(self, method: str) -> None:
+        """Refuse a scoring that does not exist, or that would find nothing to do."""
+        if method not in self._scoring_methods:
+            raise AppError(
+                f"There is no scoring method '{method}'. Choose one of {', '.join(self._scoring_methods)}.", 404
+            )
+        with answered():
+            self._datastore.sync()
+            to_do = self.campaign.tasks_to_do()
+        if method not in to_do:
+            raise AppError(f"There is nothing to do for '{method}': what can be scored now has been.", 409)
 
     def on_init_complete(self) -> None:
         """Begin to watch for files, finished trainings and work; called in the server only."""
-        note_users(sys.modules["monailabel.app"].app)
+        install_gate(sys.modules["monailabel.app"].app, self)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _stop_tasks_before(signal.getsignal(number)))
-        self._datastore.sync()
+            signal.signal(number, end_tasks_before(self._datastore.flushing_before(signal.getsignal(number))))
+        os.environ[SERVER_PID] = str(os.getpid())
+        self._watch.begin()
         super().on_init_complete()
-        threading.Thread(target=self._watch, name="coldstart-watch", daemon=True).start()
-
-    def _watch(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(WATCH_EVERY_S):
-            try:
-                self._datastore.sync()
-                self.async_scoring(None)
-            except Exception:
-                logger.exception("The watch for new files and work failed; it goes on in %g s.", WATCH_EVERY_S)
-
-    def _task_states(self) -> dict[str, str]:
-        """State of the newest task of each kind."""
-        states = {task["request"]["method"]: task["status"] for task in tasks("scoring")}
-        if trainings := tasks("train"):
-            states["train"] = trainings[-1]["status"]
-        return states
-
-    def _task_errors(self) -> dict[str, str]:
-        """Last line of each kind of task whose newest run failed."""
-        newest = {task["request"]["method"]: task for task in tasks("scoring")}
-        if trainings := tasks("train"):
-            newest["train"] = trainings[-1]
-        return {
-            name: (list(task.get("details", ())) or ["it was killed"])[-1]
-            for name, task in newest.items()
-            if task["status"] == "ERROR"
-        }
 
 
-def _is_open(method: str) -> bool:
-    return any(task["status"] in _OPEN_STATES and task["request"]["method"] == method for task in tasks("scoring"))
-
-
-def _stop_tasks_before(handler: Any) -> Callable[[int, FrameType | None], None]:
-    """End the running tasks, then do what `handler` does: a server ends only when the threads of its tasks do."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        for method, executor in list(background_executors.items()):
-            executor.shutdown(wait=False, cancel_futures=True)
-            AsyncTask.stop(method)
-        if callable(handler):
-            handler(number, frame)
-
-    return handle
+@contextmanager
+def _ending_in_a_sentence() -> Iterator[None]:
+    try:
+        yield
+    except ColdStartError as error:
+        logger.critical("%s", error)
+        sys.tracebacklimit = 0  # the start ends here: what follows is the sentence again, not forty frames
+        raise
 
 
 def _open_campaign(app_dir: Path, studies: str, conf: dict[str, str]) -> Campaign:

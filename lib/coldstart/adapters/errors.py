@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import logging
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from fastapi import HTTPException
-from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+from fastapi.responses import JSONResponse
+from monailabel.interfaces.exception import (
+    ImageNotFoundException,
+    LabelNotFoundException,
+    MONAILabelError,
+    MONAILabelException,
+)
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from coldstart.exceptions import ColdStartError
+from coldstart.exceptions import ColdStartError, StoreError
+
+logger = logging.getLogger(__name__)
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class AppError(MONAILabelException, HTTPException):  # type: ignore[misc]
@@ -18,15 +33,49 @@ class AppError(MONAILabelException, HTTPException):  # type: ignore[misc]
     `detail`. This is both.
     """
 
-    def __init__(self, sentence: str, status_code: int = 400):
+    def __init__(self, sentence: str, status_code: int = 400, headers: Mapping[str, str] | None = None):
         MONAILabelException.__init__(self, MONAILabelError.INVALID_INPUT, sentence)
-        HTTPException.__init__(self, status_code=status_code, detail=sentence)
+        HTTPException.__init__(self, status_code=status_code, detail=sentence, headers=headers)
 
 
 @contextmanager
 def answered(status_code: int = 400) -> Iterator[None]:
-    """Turn the errors that this package raises on purpose into `AppError`."""
+    """Turn the errors that this package raises on purpose into `AppError`; the store's are always 503."""
     try:
         yield
     except ColdStartError as error:
-        raise AppError(str(error), status_code) from error
+        raise AppError(str(error), 503 if isinstance(error, StoreError) else status_code) from error
+
+
+def answer_to(error: Exception) -> JSONResponse:
+    """The answer to a request that ended in `error`: a status, and a sentence as `detail`.
+
+    What nobody raised on purpose is a mistake of this server: it is logged with its stack, and the sentence says where
+    to look.
+    """
+    if isinstance(error, StarletteHTTPException):
+        # Starlette keeps an upload that does not fit into memory on the disk; FastAPI hides that the disk is full.
+        if isinstance(error.__cause__, OSError) and not isinstance(error, AppError):
+            return answer_to(error.__cause__)
+        return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
+    status_code, sentence = _status_and_sentence(error)
+    if status_code == 500:
+        logger.error("A request ended in an error that nobody foresaw.", exc_info=error)
+    return JSONResponse({"detail": sentence}, status_code)
+
+
+def _status_and_sentence(error: Exception) -> tuple[int, str]:
+    match error:
+        case StoreError():
+            return 503, str(error)
+        case ColdStartError():
+            return 400, str(error)
+        case ImageNotFoundException() | LabelNotFoundException():
+            return 404, str(error.msg)
+        case MONAILabelException():
+            return 400, str(error.msg)
+        case shutil.ReadError() | tarfile.TarError():
+            return 400, f"The archive cannot be unpacked: {error}. Send a zip or tar file of images."
+        case OSError(errno=number) if number in _NO_ROOM:
+            return 507, "The server's disk is full, so this was not saved. Free some room there, then send it again."
+    return 500, "The server made a mistake, which is in its log with the time of now. Tell whoever runs it."
