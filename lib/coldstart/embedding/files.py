@@ -1,5 +1,6 @@
 """Embed image files: decoding in threads beside encoding in batches, with a bounded number of images in memory."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,8 @@ from coldstart.embedding.encoder import Array, Encoder
 from coldstart.embedding.preprocessing import SLICES_PER_AXIS, intensity_range, scale_intensities, take_slices
 from coldstart.exceptions import EncoderError, ImageError, InvalidInputError
 from coldstart.images import Image, read_image
+
+logger = logging.getLogger(__name__)
 
 
 def embed_files(
@@ -92,6 +95,10 @@ def _embed(
             loaded = [pending.popleft().result() for _ in range(min(images_per_batch, len(pending)))]
             for result in _encode(encoder, loaded, batch_size, slices):
                 done += 1
+                if not isinstance(result, ImageError) and not np.isfinite(result).all():
+                    result = ImageError(
+                        f"Image {paths[done - 1]} cannot be used: its vector is not finite. Rescale its values."
+                    )
                 if progress is not None:
                     progress(done, len(paths))
                 yield done - 1, result
@@ -112,6 +119,13 @@ def _load(encoder: Encoder, path: Path, spatial_dims: int) -> list[Array] | Imag
         return [encoder.prepare(view) for view in _views(encoder, image)]
     except ImageError as error:
         return error
+    except Exception as error:
+        # One odd image must not end the run of thousands: whatever fails here fails for this image alone.
+        logger.exception("Preparing %s failed.", path)
+        return ImageError(
+            f"Image {path} cannot be used: preparing it for the encoder failed ({type(error).__name__}: {error}). "
+            "Export it again or remove it."
+        )
 
 
 def _views(encoder: Encoder, image: Image) -> list[Array]:

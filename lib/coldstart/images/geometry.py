@@ -134,6 +134,11 @@ def place(stored: Stored) -> Geometry:
     single = [axis for axis in range(n_dims) if size[axis] == 1]
     if n_dims - len(single) < 2:
         raise UnusableError(f"its {times(size)} pixels are no picture; at least two axes must be longer than 1")
+    if not np.all(np.isfinite([*stored.spacing, *stored.origin, *stored.direction])) or min(stored.spacing) <= 0:
+        raise UnusableError(
+            f"its spacing or position is no number of mm (spacing {times(stored.spacing)}, origin "
+            f"{times(stored.origin)}); export it again"
+        )
     directions = np.array(stored.direction, dtype=np.float64).reshape(n_dims, n_dims)
     closeness = np.abs(directions)
     # The anatomical axis of each file axis: the assignment with the largest sum of cosines, first in order on a tie.

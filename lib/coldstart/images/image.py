@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldstart.exceptions import ImageError
-from coldstart.images.files import load
+from coldstart.images.files import NO_MEMORY, load
 from coldstart.images.geometry import Geometry, place, to_pixels
 from coldstart.images.stored import UnusableError
 
 COLOUR_CHANNELS = 3
+
+MIN_CONTRAST, MAX_CONTRAST = 1e-30, 1e30
+"""Between them lies the span of an image's values: 32-bit floats end at 1e-38 and 1e38, and sums need room."""
 
 
 @dataclass(frozen=True)
@@ -59,28 +62,33 @@ def read_image(path: str | Path) -> Image:
     ------
     ImageError
         If the file is absent, damaged, incomplete, has no pixels, has more than three dimensions, is a colour volume,
-        holds NaN or infinite values, or one single value throughout.
+        is too large for this machine, holds NaN or infinite values, or one single value throughout.
     """
     path = Path(path)
     try:
         stored = load(path)
         geometry = place(stored)
-        with np.errstate(over="ignore"):
-            channels = _channels(stored.array, geometry).astype(np.float32, copy=False)
-        pixels = np.ascontiguousarray(
-            np.stack([to_pixels(channels[..., c], geometry) for c in range(channels.shape[-1])])
-        )
+        channels = _channels(stored.array, geometry)
+        pixels = np.empty((channels.shape[-1], *geometry.shape), dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for channel, values in enumerate(pixels):
+                values[...] = to_pixels(channels[..., channel], geometry)
         n_bad = pixels.size - int(np.isfinite(pixels).sum())
         if n_bad:
             raise UnusableError(
                 f"{n_bad} of its {pixels.size} values are NaN, infinite or beyond float32; replace them"
             )
-        if pixels.min() == pixels.max():
+        low, high = float(pixels.min()), float(pixels.max())
+        if low == high:
+            raise UnusableError(f"it is empty, every pixel has the value {low:g}; export it again or remove it")
+        if not MIN_CONTRAST <= high - low <= MAX_CONTRAST:
             raise UnusableError(
-                f"it is empty, every pixel has the value {pixels.flat[0]:g}; export it again or remove it"
+                f"its values lie between {low:g} and {high:g}, and 32-bit floats cannot scale that; rescale them"
             )
     except UnusableError as problem:
         raise ImageError(f"Image {path} cannot be used: {problem}.") from problem
+    except MemoryError as problem:
+        raise ImageError(f"Image {path} cannot be used: {NO_MEMORY}.") from problem
     return Image(pixels=pixels, spacing_mm=geometry.spacing_mm, geometry=geometry)
 
 

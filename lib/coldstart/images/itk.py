@@ -10,41 +10,64 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
-from coldstart.images.stored import Stored, UnusableError, times
+from coldstart.images.limits import require_room, require_three_dimensions
+from coldstart.images.stored import Stored
+
+Kind = Literal["PNG", "TIFF", "DICOM", "NRRD", "NIfTI"]
+_IMAGE_IO: dict[Kind, str] = {
+    "PNG": "PNGImageIO",
+    "TIFF": "TIFFImageIO",
+    "DICOM": "GDCMImageIO",
+    "NRRD": "NrrdImageIO",
+    "NIfTI": "NiftiImageIO",
+}
 
 os.environ.setdefault("ITK_NIFTI_SFORM_PERMISSIVE", "1")
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
-def load_itk(path: Path, *, physical: bool) -> Stored:
-    """Read any file that ITK knows; `physical` says whether its spacing and position are to be believed."""
-    header = read_header(path, physical=physical)
-    picture = sitk.ReadImage(str(path))
+def load_itk(path: Path, kind: Kind, *, physical: bool) -> Stored:
+    """Read a file with ITK; `physical` says whether its spacing and position are to be believed."""
+    reader = _open(path, kind)
+    header = _header(reader, physical=physical)
+    picture = reader.Execute()
     array = sitk.GetArrayViewFromImage(picture)
     n_dims, n_file_dims = len(header.spacing), picture.GetDimension()
     array = array.reshape((*array.shape[n_file_dims - n_dims : n_file_dims], picture.GetNumberOfComponentsPerPixel()))
     return header.holding(array.copy().transpose(*range(n_dims - 1, -1, -1), n_dims))
 
 
-def read_header(path: Path, *, physical: bool) -> Stored:
+def read_header(path: Path, kind: Kind, *, physical: bool) -> Stored:
     """Read what ITK knows of a file without its pixels: `array` has the shape of the file, and no values of it."""
+    return _header(_open(path, kind), physical=physical)
+
+
+def _open(path: Path, kind: Kind) -> sitk.ImageFileReader:
+    """Have ITK read as this format and no other: left to choose, it tries twenty on a damaged file."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO(_IMAGE_IO[kind])
     reader.ReadImageInformation()
+    return reader
+
+
+def _header(reader: sitk.ImageFileReader, *, physical: bool) -> Stored:
     size = tuple(int(n) for n in reader.GetSize())
-    n_dims = len(size)
-    while n_dims > 3 and size[n_dims - 1] == 1:
-        n_dims -= 1
-    if n_dims > 3:
-        raise UnusableError(f"it has {n_dims} dimensions ({times(size)}), such as a time series; export one volume")
+    require_three_dimensions(size)
+    n_dims = min(len(size), 3)
+    n_components = int(reader.GetNumberOfComponents())
+    # "16-bit signed integer", "vector of 32-bit float": ITK gives the width of a value in words only.
+    bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()))
+    require_room(size, n_components, int(bits.group(1)) // 8 if bits else 8)
     direction: NDArray[np.float64] = np.reshape(reader.GetDirection(), (len(size), len(size)))[:n_dims, :n_dims]
     return Stored(
-        array=np.broadcast_to(np.uint8(0), (*size[:n_dims], int(reader.GetNumberOfComponents()))),
+        array=np.broadcast_to(np.uint8(0), (*size[:n_dims], n_components)),
         spacing=tuple(float(x) for x in reader.GetSpacing()[:n_dims]),
         origin=tuple(float(x) for x in reader.GetOrigin()[:n_dims]),
         direction=tuple(float(x) for x in direction.flat),

@@ -1,7 +1,7 @@
 """Read NIfTI-1 with ITK's geometry and our own values, and write an sform that ITK cannot express.
 
 ITK's reader fills a file that is cut off with zeros, and turns NaN and infinity into zero, both without a word: the
-values are therefore read here. Anything unusual (NIfTI-2, colour, vectors, complex numbers) is left to ITK.
+values are therefore read here. No more is inflated than the header announces.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import gzip
 import math
 import struct
 from dataclasses import replace
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,26 +18,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldstart.images.formats import image_suffix
-from coldstart.images.itk import load_itk, read_header
+from coldstart.images.itk import read_header
+from coldstart.images.limits import require_room, require_three_dimensions
 from coldstart.images.stored import Stored, UnusableError
 
 _HEAD_BYTES = 348
+_MAX_OFFSET = 1 << 26
+"""Where the values begin at the latest; what lies before them is text."""
+_MAX_SURPLUS = 1 << 16
+"""Bytes that may follow the values in a compressed file: some pad. Reading to the end checks the whole file."""
+_MAX_INFLATION = 1032
+"""No byte of a gzip file stands for more bytes than this."""
 _DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+_COMPLEX = (32, 1792, 2048)
+_COLOURS = {128: 3, 2304: 4}
 _LPS_OF_RAS = np.array([-1.0, -1.0, 1.0])
 
 
 def load_nifti(path: Path) -> Stored:
     """Read a NIfTI file as it is stored, its values rescaled as its header says."""
-    content = path.read_bytes()
-    if content.startswith(b"\x1f\x8b"):
-        content = gzip.decompress(content)
-    order = _byte_order(content)
-    if order is None:
-        return load_itk(path, physical=True)
-    header = read_header(path, physical=True)
-    values = _values(content, order, header.array.shape)
-    stored = load_itk(path, physical=True) if values is None else header.holding(values)
-    sform = _sform(content, order)
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        n_at_most = path.stat().st_size * (_MAX_INFLATION if packed else 1)
+        with gzip.open(raw) if packed else raw as file:
+            head = file.read(_HEAD_BYTES)
+            order = _byte_order(head)
+            if order is None:
+                raise UnusableError(_stranger(head))
+            values = _values(file, head, order, n_at_most)
+            if packed and len(file.read(_MAX_SURPLUS + 1)) > _MAX_SURPLUS:
+                raise UnusableError("it holds more than its header announces; export it again")
+    header = read_header(path, "NIfTI", physical=True)
+    if math.prod(header.array.shape) != values.size:
+        raise UnusableError("the file is damaged: its header contradicts itself; export it again")
+    stored = header.holding(values.reshape(header.array.shape, order="F"))
+    sform = _sform(head, order)
     return stored if sform is None or _expresses(stored, sform) else replace(stored, nifti_sform=sform)
 
 
@@ -62,23 +79,53 @@ def _byte_order(content: bytes | bytearray) -> Literal["<", ">"] | None:
     return None
 
 
-def _values(content: bytes, order: Literal["<", ">"], shape: tuple[int, ...]) -> NDArray[Any] | None:
-    """Take the values out of the file, rescaled; None where ITK has to do it."""
-    dims = struct.unpack_from(f"{order}8h", content, 40)
-    datatype = struct.unpack_from(f"{order}h", content, 70)[0]
-    offset, slope, intercept = struct.unpack_from(f"{order}3f", content, 108)
-    n_values = math.prod(max(n, 1) for n in dims[1 : 1 + max(0, min(dims[0], 7))])
-    if datatype not in _DTYPES or n_values != math.prod(shape) or shape[-1] != 1:
-        return None
-    dtype = np.dtype(_DTYPES[datatype]).newbyteorder(order)
-    n_required = int(offset) + n_values * dtype.itemsize
-    if len(content) < n_required:
-        raise UnusableError(f"the file is cut off: {len(content)} of {n_required} bytes are there; copy it again")
-    raw = np.frombuffer(content, dtype, n_values, int(offset)).reshape(shape, order="F")
-    values = raw.astype(dtype.newbyteorder("="))
+def _stranger(head: bytes) -> str:
+    """Say what a file is that does not begin as single-file NIfTI-1 does."""
+    if head[4:7] == b"n+2":
+        return "it is NIfTI-2, which few viewers read; save it as NIfTI-1"
+    if head[344:347] == b"ni1":
+        return "its values are in another file (.img); save it as one .nii or .nii.gz file"
+    return "the file is damaged, incomplete or not NIfTI (it does not begin as NIfTI does); export or copy it again"
+
+
+def _values(file: BufferedIOBase, head: bytes, order: Literal["<", ">"], n_at_most: int) -> NDArray[Any]:
+    """Read the values that follow the header, rescaled; (n,), for colours those of red first, then green and blue."""
+    dims = struct.unpack_from(f"{order}8h", head, 40)
+    datatype = struct.unpack_from(f"{order}h", head, 70)[0]
+    offset, slope, intercept = struct.unpack_from(f"{order}3f", head, 108)
+    size = tuple(max(n, 1) for n in dims[1 : 1 + max(0, min(dims[0], 7))])
+    require_three_dimensions(size)
+    if datatype in _COMPLEX:
+        raise UnusableError("its values are complex numbers; export the magnitude instead")
+    if datatype not in _DTYPES | _COLOURS:
+        raise UnusableError(f"its values are of NIfTI type {datatype}; save it with whole numbers or 32-bit floats")
+    if not _HEAD_BYTES <= offset <= _MAX_OFFSET:
+        raise UnusableError(f"the file is damaged: its values would begin at byte {offset:g}; export it again")
+    n_colours = _COLOURS.get(datatype, 1)
+    dtype = np.dtype(_DTYPES.get(datatype, "u1")).newbyteorder(order)
+    require_room(size, n_colours, dtype.itemsize)
+    n_bytes = math.prod(size) * n_colours * dtype.itemsize
+    n_there = max(0, n_at_most - int(offset))
+    if n_bytes <= n_there:
+        file.seek(int(offset))
+        content = np.empty(n_bytes, dtype=np.uint8)
+        n_there = _fill(file, content)
+    if n_there < n_bytes:
+        raise UnusableError(
+            f"the file is cut off: at most {n_there} of {n_bytes} bytes of pixels are there; copy it again"
+        )
+    values = content.view(dtype).astype(dtype.newbyteorder("="), copy=False)
     if slope and math.isfinite(slope) and math.isfinite(intercept) and (slope, intercept) != (1.0, 0.0):
         values = values * np.float32(slope) + np.float32(intercept)
-    return values
+    return values.reshape(-1, n_colours).ravel(order="F")
+
+
+def _fill(file: BufferedIOBase, content: NDArray[np.uint8]) -> int:
+    """Read until an array is full or the file ends; give the number of bytes read."""
+    view, n_read = content.data, 0
+    while n_read < len(view) and (n := file.readinto(view[n_read:])):
+        n_read += n
+    return n_read
 
 
 def _sform(content: bytes, order: Literal["<", ">"]) -> tuple[float, ...] | None:

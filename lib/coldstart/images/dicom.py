@@ -1,0 +1,145 @@
+"""Read single-file DICOM: the structure checked by pydicom, the pixels decoded by GDCM.
+
+GDCM believes every length in a file, up to 4 GiB at a time, and decodes a JPEG of any size: it is therefore given a
+file that pydicom has read and written anew, with what matters for the pixels, once it is known that they are all there.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.encaps import decode_data_sequence
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from coldstart.images.itk import load_itk
+from coldstart.images.limits import require_room
+from coldstart.images.stored import Stored, UnusableError
+
+_SPACING_TAGS = ("PixelSpacing", "ImagerPixelSpacing", "SharedFunctionalGroupsSequence")
+_KEPT_GROUPS = (0x0018, 0x0020, 0x0028, 0x0054, 0x3004, 0x5200)
+"""Acquisition, position, image, nuclear medicine, dose and multi-frame: everything that geometry is taken from."""
+
+_KEPT_TAGS = ("ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "PixelData")
+_JPEG_NO_FRAME = (0xC4, 0xC8, 0xCC)
+
+
+def load_dicom(path: Path) -> Stored:
+    """Read one DICOM file, MONOCHROME1 inverted by us.
+
+    GDCM inverts MONOCHROME1 itself, but not with every codec, and it fails on signed values: it is therefore given the
+    same file declared as MONOCHROME2.
+    """
+    _refuse_deflated(path)
+    head = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    if "Rows" not in head:
+        if "SOPClassUID" in head:
+            raise UnusableError(
+                f"this DICOM file holds no pixels (modality {head.get('Modality', 'unknown')}); remove it"
+            )
+        raise UnusableError(
+            "the file is damaged, incomplete or not DICOM (or encrypted: no image is described in it); export it again"
+        )
+    n_samples, n_bits = int(head.get("SamplesPerPixel", 1)), int(head.BitsAllocated)
+    n_frames = int(head.get("NumberOfFrames") or 1)
+    size = (int(head.Columns), int(head.Rows), n_frames)
+    require_room(size, n_samples, math.ceil(n_bits / 8))
+    dataset = _relevant(pydicom.dcmread(path, force=True))
+    _require_pixels(dataset, size, n_samples, n_bits)
+    white_is_zero = str(head.get("PhotometricInterpretation", "")).strip() == "MONOCHROME1"
+    if white_is_zero:
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+    with tempfile.TemporaryDirectory() as folder:
+        twin = Path(folder) / "twin.dcm"
+        dataset.save_as(twin)
+        stored = load_itk(twin, "DICOM", physical=any(tag in head for tag in _SPACING_TAGS))
+    if white_is_zero:
+        # Raw values mirror at their middle: 0 <-> 2^bits - 1, or -2^(bits-1) <-> 2^(bits-1) - 1 where they are signed.
+        mirror = -1.0 if head.PixelRepresentation else 2.0 ** int(head.BitsStored) - 1.0
+        slope, intercept = float(head.get("RescaleSlope", 1.0)), float(head.get("RescaleIntercept", 0.0))
+        stored = stored.holding(slope * mirror + 2.0 * intercept - stored.array.astype(np.float64))
+    return _with_pixel_spacing(stored, head)
+
+
+def _refuse_deflated(path: Path) -> None:
+    """Refuse a file that is compressed as a whole: it would have to be inflated to learn how large it is."""
+    with path.open("rb") as file:
+        read_preamble(file, force=True)
+        meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
+    if str(meta.get("TransferSyntaxUID", "")) == DeflatedExplicitVRLittleEndian:
+        raise UnusableError("this DICOM file is deflated as a whole; export it uncompressed or with JPEG 2000 or RLE")
+
+
+def _relevant(dataset: pydicom.FileDataset) -> pydicom.FileDataset:
+    """Leave out what has no influence on the pixels and their position; the sequences left are parsed."""
+    for tag in list(dataset.keys()):
+        if tag.group not in _KEPT_GROUPS and pydicom.datadict.keyword_for_tag(tag) not in _KEPT_TAGS:
+            del dataset[tag]
+    _parse_sequences(dataset)
+    return dataset
+
+
+def _parse_sequences(dataset: pydicom.Dataset) -> None:
+    """Have every sequence parsed, so that it is written with its true lengths."""
+    for tag in list(dataset.keys()):
+        vr = dataset.get_item(tag).VR
+        if vr == "SQ" or (vr in (None, "UN") and pydicom.datadict.dictionary_has_tag(tag)):
+            element = dataset[tag]
+            if element.VR == "SQ":
+                for item in element.value:
+                    _parse_sequences(item)
+
+
+def _require_pixels(dataset: pydicom.FileDataset, size: tuple[int, ...], n_samples: int, n_bits: int) -> None:
+    columns, rows, n_frames = size
+    if "PixelData" not in dataset:
+        raise UnusableError(
+            f"this DICOM file announces {columns} x {rows} pixels, but they are absent or cut off; copy it again"
+        )
+    content = dataset.PixelData
+    if not dataset["PixelData"].is_undefined_length:
+        n_values = math.prod(size) * (2 if "422" in str(dataset.get("PhotometricInterpretation")) else n_samples)
+        n_required = math.ceil(n_values * n_bits / 8)
+        if len(content) < n_required:
+            raise UnusableError(f"the file is cut off: {len(content)} of {n_required} bytes are there; copy it again")
+        return
+    fragments = decode_data_sequence(content)
+    for fragment in fragments:
+        coded = _coded_size(fragment)
+        if coded is not None and coded != (columns, rows):
+            raise UnusableError(
+                f"this DICOM file announces {columns} x {rows} pixels, but its JPEG has {coded[0]} x {coded[1]}; "
+                "export it again"
+            )
+    if len(fragments) < n_frames:
+        raise UnusableError(f"the file is cut off: {len(fragments)} of {n_frames} frames are there; copy it again")
+
+
+def _coded_size(fragment: bytes) -> tuple[int, int] | None:
+    """Columns and rows that a fragment of JPEG, JPEG-LS or JPEG 2000 begins with; None for any other."""
+    if fragment.startswith(b"\xff\x4f\xff\x51"):
+        right, lower, left, upper = struct.unpack_from(">4I", fragment, 8)
+        return right - left, lower - upper
+    position = 2
+    while fragment.startswith(b"\xff\xd8") and position + 9 <= len(fragment) and fragment[position] == 0xFF:
+        marker, length = struct.unpack_from(">BH", fragment, position + 1)
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in _JPEG_NO_FRAME):
+            rows, columns = struct.unpack_from(">HH", fragment, position + 5)
+            return columns, rows
+        position += 1 if marker == 0xFF else 2 + length
+    return None
+
+
+def _with_pixel_spacing(stored: Stored, head: pydicom.Dataset) -> Stored:
+    """Take the spacing that GDCM leaves out: for each modality it reads one of the two tags and ignores the other."""
+    spacing = head.get("PixelSpacing") or head.get("ImagerPixelSpacing")
+    if not spacing or stored.spacing[:2] != (1.0, 1.0):
+        return stored
+    between_rows, between_columns = (float(value) for value in spacing)
+    return replace(stored, spacing=(between_columns, between_rows, *stored.spacing[2:]))
