@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from coldstart.adapters.errors import AppError, answered
 from coldstart.campaign import Campaign
+from coldstart.exceptions import ModelError
 from coldstart.images import read_image, result_suffix, write_label
-from coldstart.segmentation import Model, load_model, segment
+from coldstart.segmentation import Model, load_model, load_published, segment
 
 LABEL_SUFFIXES = (".nrrd", ".seg.nrrd", ".nii.gz", ".nii", ".png", ".tif", ".tiff")
 
@@ -31,7 +33,7 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
             description="Attention U-Net, the model trained last",
         )
         self._campaign = campaign
-        self._loaded: tuple[int, Model] | None = None
+        self._loaded: tuple[tuple[int, int], Model] | None = None
         self._lock = threading.Lock()
 
     def is_valid(self) -> bool:
@@ -41,6 +43,18 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
     def get_path(self, validate: bool = True) -> str | None:
         """Path of the published model, which MONAI Label offers for download."""
         return str(self._campaign.model_path) if self.is_valid() or not validate else None
+
+    def check_upload(self, content: IO[bytes]) -> None:
+        """Refuse an uploaded file that is not a whole model: MONAI Label copies it over the one that is in use.
+
+        Nothing that the file holds is run. `content` is at its beginning again afterwards.
+        """
+        with tempfile.TemporaryDirectory() as folder, answered():
+            copy = Path(folder) / "uploaded.pt"
+            with copy.open("wb") as file:
+                shutil.copyfileobj(content, file)
+            content.seek(0)
+            load_model(copy, "cpu")
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Segment `request["image"]`, a path; write the label in the geometry of the image.
@@ -52,15 +66,12 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
             `result_extension`; and `label_names` (value of each structure), the model's version and the seconds taken.
         """
         started = time.monotonic()
-        if not self.is_valid():
-            raise AppError(
-                "There is no trained model yet. Label images, save them, and start a training first.", status_code=404
-            )
+        with answered(409):
+            model = self._model()
         path = Path(request["image"])
         if not path.is_file():
             raise AppError(f"The server has no image '{request['image']}'. Choose one that it lists.", status_code=404)
         with answered():
-            model = self._model()
             image = read_image(path)
             values = self._values(model)[segment(model, image)]
             suffix = self._suffix(request.get("result_extension")) or result_suffix(path)
@@ -79,10 +90,26 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
         raise AppError(f"`result_extension` must be one of {', '.join(LABEL_SUFFIXES)}; got {requested!r}.")
 
     def _model(self) -> Model:
+        """The published model; while its file is damaged or being written, the last good one."""
+        path = self._campaign.model_path
         with self._lock:
-            modified = self._campaign.model_path.stat().st_mtime_ns
-            if self._loaded is None or self._loaded[0] != modified:
-                self._loaded = modified, load_model(self._campaign.model_path, self._campaign.settings.device)
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                raise AppError(
+                    "There is no trained model yet. Label images, save them, and start a training first.", 404
+                ) from None
+            seen = status.st_mtime_ns, status.st_size
+            if self._loaded is None or self._loaded[0] != seen:
+                self._loaded = seen, self._read(path)
+            return self._loaded[1]
+
+    def _read(self, path: Path) -> Model:
+        try:
+            return load_published(path, self._campaign.settings.device)
+        except ModelError:
+            if self._loaded is None:
+                raise
             return self._loaded[1]
 
     def _values(self, model: Model) -> NDArray[Any]:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import BasicTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
@@ -18,8 +19,6 @@ from coldstart.adapters.errors import answered
 from coldstart.campaign import Campaign
 from coldstart.segmentation import EpochReport, Evaluation
 from coldstart.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 _OF_A_TRAINING = ("epochs", "batch_size", "learning_rate", "dropout", "random_state", "amp")
 """Settings that a request may override; the others belong to the campaign."""
@@ -30,17 +29,25 @@ _MONAILABEL_NAMES = {"max_epochs": "epochs", "train_batch_size": "batch_size"}
 _OF_THE_MODEL = ("best_metric", "heldout", "model_version")
 """What the stats say of the model in use, until the training that runs has made another one."""
 
+logger = logging.getLogger(__name__)
+
 
 class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
     """Trains from scratch on every usable label, publishes the model, and judges it on the held-out images.
 
     `BasicTrainTask` gives the frame: one process on one device, or with `multi_gpu` one process for each GPU (which
     was not run on several GPUs). What happens inside is `coldstart.segmentation.train`.
+
+    One training at a time has the lock of the campaign's folder, of all servers on it. The stats of the one that runs
+    have a file of their own, which counts as long as the lock is held: a training that was killed leaves the stats, as
+    it leaves the model, as they were before.
     """
 
     def __init__(self, campaign: Campaign):
         settings = campaign.settings
         self._campaign = campaign
+        self._lock_path = campaign.folder / "training.lock"
+        self._running_path = campaign.model_path.parent / "training_running.json"
         super().__init__(
             model_dir=str(campaign.model_path.parent),
             description="Attention U-Net, trained from scratch on all labels",
@@ -61,6 +68,29 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
 
     optimizer = loss_function = train_pre_transforms = train_post_transforms = val_inferer = network
 
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Train, after the training that another server may run on the same campaign."""
+        with FileLock(self._lock_path):
+            self._running_path.unlink(missing_ok=True)  # of a training that was killed
+            try:
+                stats: dict[str, Any] = super().__call__(request, datastore)
+            finally:
+                self._running_path.unlink(missing_ok=True)
+        return stats
+
+    def stats(self) -> dict[str, Any]:
+        """Stats of the training that runs, else of the last one that published a model."""
+        if self._running_path.is_file() and self._is_running():
+            return _read_stats(self._running_path)
+        return _read_stats(Path(self._stats_path))
+
+    def _is_running(self) -> bool:
+        try:
+            with FileLock(self._lock_path, timeout=0):
+                return False
+        except Timeout:
+            return True
+
     def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
         """Check the request before anything is read; what to learn from is in the campaign's store."""
         with answered():
@@ -76,7 +106,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         if multi_gpu:
             settings = settings.override({"device": _join_processes(rank, world_size)})
         started = time.time()
-        before = self.stats()
+        before = _read_stats(Path(self._stats_path))
         stats: dict[str, Any] = {key: before[key] for key in _OF_THE_MODEL if key in before}
         stats = {"best_metric": 0, **stats, "start_ts": int(started), "train": {}}
 
@@ -84,7 +114,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
             stats.update(epoch=report.epoch, total_epochs=report.epochs)
             stats["current_time"] = _duration(time.time() - started)
             stats["train"] = {"loss": report.loss, "remaining": _duration(report.remaining_s)}
-            self._write_stats(stats)
+            _write_stats(self._running_path, stats)
             logger.info(
                 "Epoch %d of %d, loss %.4f, %s left",
                 report.epoch,
@@ -100,9 +130,12 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         if rank == 0:
             stats.pop("current_time", None)
             stats.update(
-                total_time=_duration(time.time() - started), model_version=model.version, **_judged(evaluation)
+                total_time=_duration(time.time() - started),
+                model_version=model.version,
+                batch_size=model.config.batch_size,
+                **_judged(evaluation),
             )
-            self._write_stats(stats)
+            _write_stats(Path(self._stats_path), stats)
             logger.info("Published model %s; %s", model.version, _sentence(evaluation))
         return stats
 
@@ -115,12 +148,25 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         values["device"] = _device(request.get("device"), self._campaign.settings.device)
         return self._campaign.settings.override(values)
 
-    def _write_stats(self, stats: dict[str, Any]) -> None:
-        path = Path(self._stats_path)
+
+def _read_stats(path: Path) -> dict[str, Any]:
+    """Stats of a file; none where it is missing or a power cut left half of it."""
+    try:
+        stats = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stats if isinstance(stats, dict) else {}
+
+
+def _write_stats(path: Path, stats: dict[str, Any]) -> None:
+    """Put stats in the place of those before; a training does not end for want of room for them."""
+    temporary = path.with_suffix(".tmp")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(stats, indent=2), encoding="utf-8")
         os.replace(temporary, path)
+    except OSError as error:
+        logger.warning("The training goes on, but its stats could not be written to %s: %s", path, error)
 
 
 def _device(requested: object, configured: str) -> str:

@@ -1,0 +1,167 @@
+"""The server's child processes: begun where there is work, tried again when they fail, ended with the server."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import psutil
+from monailabel.utils.async_tasks.task import AsyncTask
+from monailabel.utils.async_tasks.utils import background_executors, processes, tasks
+
+from coldstart.campaign import Campaign
+
+RETRY_AFTER_S = (5.0, 60.0, 600.0)
+"""How long after the beginning of its first, second, ... try work that failed is tried again; the last holds for good.
+
+Ten minutes are often enough for what does not pass by itself, and soon enough when a disk has room again."""
+SERVER_PID = "COLDSTART_SERVER_PID"
+"""Environment variable by which a child process knows its server."""
+LOOK_FOR_SERVER_EVERY_S = 0.5
+
+KINDS = ("scoring", "train")
+"""MONAI Label's kinds of tasks that this app has."""
+_NAMES = {"embedding": "embedding", "entropy": "entropy scoring", "train": "training"}
+_KEPT = {
+    "embedding": "what was embedded is kept, and the rest is tried again by itself",
+    "entropy": "the scoring before stays in use, and it is tried again by itself",
+    "train": "nothing was published, and the model before, if there is one, stays in use",
+}
+_RAISED = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Warning): (?:\d{3}: )?(?P<sentence>.+)")
+"""The last line of a traceback, with the status that an error has for a viewer."""
+
+
+@dataclass(frozen=True)
+class _Tries:
+    fingerprint: str
+    count: int
+    last: float
+
+
+class Tasks:
+    """Begins what the campaign has to do in child processes, and says what became of them.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        It says what there is to do.
+    """
+
+    def __init__(self, campaign: Campaign):
+        self._campaign = campaign
+        self._tries: dict[str, _Tries] = {}
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._waiting: set[str] = set()
+
+    def begin(self) -> dict[str, Any]:
+        """Queue what has something to do, is neither waiting nor running, and did not fail a moment ago."""
+        self._look()
+        queued: dict[str, Any] = {}
+        for name, fingerprint in self._campaign.tasks_to_do().items():
+            tries = self._tries.get(name)
+            if tries is None or tries.fingerprint != fingerprint:
+                tries = _Tries(fingerprint, 0, 0.0)
+            wait_s = RETRY_AFTER_S[min(tries.count, len(RETRY_AFTER_S)) - 1] if tries.count else 0.0
+            if _is_open(name) or time.monotonic() - tries.last < wait_s:
+                continue
+            self._tries[name] = _Tries(fingerprint, tries.count + 1, time.monotonic())
+            queued[name], _ = AsyncTask.run("scoring", request={"method": name}, enqueue=True)
+        return queued
+
+    def states(self) -> dict[str, str]:
+        """State of the newest task of each name."""
+        return {name: task["status"] for name, task in _newest().items()}
+
+    def errors(self) -> dict[str, str]:
+        """One sentence for each name whose newest task failed or was stopped."""
+        return {
+            name: self._sentence(name, task)
+            for name, task in _newest().items()
+            if task["status"] in ("ERROR", "STOPPED")
+        }
+
+    def _look(self) -> None:
+        """Keep the processes, of which MONAI Label forgets how they ended, and give up tasks that got none.
+
+        A task whose process could not be started stays SUBMITTED in MONAI Label for good. It is one when, at two looks
+        in a row, it waits although no other runs before it.
+        """
+        waiting = set()
+        for kind in KINDS:
+            running = dict(processes(kind))
+            self._processes.update(running)
+            for task in [] if running else list(tasks(kind)):
+                if task["status"] == "SUBMITTED":
+                    waiting.add(task["id"])
+                    if task["id"] in self._waiting:
+                        task["status"] = "ERROR"
+        self._waiting = waiting
+
+    def _sentence(self, name: str, task: dict[str, Any]) -> str:
+        what = f"The {_NAMES.get(name, name)}"
+        kept = _KEPT.get(name, "ask for it again")
+        if task["status"] == "STOPPED":
+            return f"{what} was stopped; {kept}."
+        process = self._processes.get(task["id"])
+        code = process.returncode if process is not None else None
+        if code is not None and code < 0:
+            cause = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
+            return f"{what} was killed (signal {-code}){cause}; {kept}."
+        lines = list(task.get("details", ()))
+        if not lines:
+            return f"{what} could not be started, or ended at once; {kept}. The server's log says more."
+        raised = [match["sentence"] for line in lines if (match := _RAISED.match(line))]
+        return raised[-1] if raised else f"{what} ended with '{lines[-1]}'; {kept}. The server's log says more."
+
+
+def end_with_server() -> None:
+    """In a child process of a server: end as soon as the server is gone, however it ended.
+
+    Otherwise a training would go on beside the one that the next server starts. The kernel's own signal for this
+    (PR_SET_PDEATHSIG) comes when the thread that started the child ends, not the process, so a thread looks instead.
+    """
+    server = os.environ.get(SERVER_PID)
+    if server is not None and int(server) != os.getpid():
+        threading.Thread(target=_wait_for_the_end_of, args=(int(server),), name="look-for-server", daemon=True).start()
+
+
+def _wait_for_the_end_of(server: int) -> None:
+    while os.getppid() == server:
+        time.sleep(LOOK_FOR_SERVER_EVERY_S)
+    os._exit(1)
+
+
+def end_tasks_before(handler: Any) -> Callable[[int, FrameType | None], None]:
+    """End the running tasks, then do what `handler` does: a server ends only when the threads of its tasks do."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for kind, executor in list(background_executors.items()):
+            executor.shutdown(wait=False, cancel_futures=True)
+            with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+                AsyncTask.stop(kind)
+        if callable(handler):
+            handler(number, frame)
+
+    return handle
+
+
+def _newest() -> dict[str, dict[str, Any]]:
+    newest = {task["request"]["method"]: task for task in tasks("scoring")}
+    if trainings := tasks("train"):
+        newest["train"] = trainings[-1]
+    return newest
+
+
+def _is_open(name: str) -> bool:
+    return any(
+        task["status"] in ("SUBMITTED", "RUNNING") and task["request"]["method"] == name for task in tasks("scoring")
+    )

@@ -1,0 +1,66 @@
+"""What the server does every two seconds, as long as it lives."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+
+from coldstart.exceptions import ColdStartError
+
+logger = logging.getLogger(__name__)
+
+WATCH_EVERY_S = 2.0
+"""How often the server looks for new files and for work; nothing is spawned unless there is some."""
+
+
+class Watch:
+    """Repeats steps, each whatever becomes of the others: trouble is said when it begins and when it is over.
+
+    Parameters
+    ----------
+    steps : mapping of str to callable
+        What they are called, and what is called.
+    """
+
+    def __init__(self, steps: Mapping[str, Callable[[], object]]):
+        self._steps = steps
+        self._troubles: dict[str, Exception] = {}
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """Why a step fails at the moment, by its name."""
+        return {name: str(error) for name, error in list(self._troubles.items())}
+
+    def begin(self) -> None:
+        """Take the steps once, and from then on in a thread."""
+        self.step()
+        threading.Thread(target=self._repeat, name="coldstart-watch", daemon=True).start()
+
+    def step(self) -> None:
+        """Take each step once."""
+        for name, take in self._steps.items():
+            try:
+                take()
+            except Exception as error:
+                if type(self._troubles.get(name)) is not type(error):
+                    self._say(name, error)
+                self._troubles[name] = error.with_traceback(None)
+            else:
+                if self._troubles.pop(name, None) is not None:
+                    logger.info("The %s works again.", name)
+
+    def _say(self, name: str, error: Exception) -> None:
+        foreseen = isinstance(error, ColdStartError | OSError)
+        logger.error(
+            "The %s failed; it is tried again every %g s, and nothing is lost meanwhile: %s",
+            name,
+            WATCH_EVERY_S,
+            error,
+            exc_info=None if foreseen else error,
+        )
+
+    def _repeat(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(WATCH_EVERY_S):
+            self.step()
