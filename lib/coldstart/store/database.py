@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from coldstart.exceptions import StoreBusyError, StoreDamagedError
 from coldstart.store.engine import BUSY_TIMEOUT_S, Damage, connect_to, examine, held, meaning, migrate, refused
-from coldstart.store.recovery import leftovers, replace_damaged, set_aside
+from coldstart.store.recovery import create, leftovers, replace_damaged, set_aside
 
 FILE_NAME = "coldstart.sqlite"
 OPEN_TIMEOUT_S = 60.0
@@ -68,8 +68,7 @@ class Store:
         self.folder = folder
         self.path = folder / FILE_NAME
         self._on_renewed = on_renewed
-        self._turn = threading.Lock()  # SQLite makes threads poll for their turn; here they queue
-        self._renewing = threading.Lock()
+        self._turn = threading.Lock()
         self._opened = self._open()
         self._looked_over = _state(self.path)
 
@@ -106,15 +105,10 @@ class Store:
         """
         opened = self._current()
         with self._explaining(opened):
-            if not self._turn.acquire(timeout=BUSY_TIMEOUT_S):
-                raise held(self.path)
-            try:
-                with opened.engine.connect().execution_options(begin="BEGIN IMMEDIATE") as connection:
-                    with Session(connection, expire_on_commit=False) as session, session.begin():
-                        session.connection()
-                        yield session
-            finally:
-                self._turn.release()
+            with self._in_turn(), opened.engine.connect().execution_options(begin="BEGIN IMMEDIATE") as connection:
+                with Session(connection, expire_on_commit=False) as session, session.begin():
+                    session.connection()
+                    yield session
             if _identity(self.path) != opened.identity:
                 raise StoreDamagedError(
                     f"The database {self.path} was removed or replaced while it was written. Try again."
@@ -161,6 +155,16 @@ class Store:
         return self._opened
 
     @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Let one thread of this process write at a time; SQLite would make them ask again and again."""
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_S):
+            raise held(self.path)
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    @contextmanager
     def _explaining(self, opened: _Opened) -> Iterator[None]:
         """Turn what SQLite says of the file's state into errors with a sentence; replace a damaged file."""
         try:
@@ -189,7 +193,7 @@ class Store:
 
     def _renew(self, opened: _Opened, damage: Damage | None = None) -> None:
         """Open what lies at the path instead of `opened`, unless another thread did; never a damaged `opened`."""
-        with self._renewing:
+        with self._in_turn():
             if self._opened is not opened:
                 return
             self._opened = self._open(damage, opened.identity)
@@ -222,7 +226,9 @@ class Store:
         if leftovers(self.path):
             logger.warning("What a removed database left is kept aside as %s.", set_aside(self.path))
         try:
-            migrate(self.path, examine(self.path) if self.path.is_file() else None)
+            if not self.path.exists():
+                create(self.path)
+            migrate(self.path, examine(self.path))
         except Damage as damage:
             return damage
         return None

@@ -40,8 +40,19 @@ _NOT_TAKEN = {
 """Columns that refer to what is computed anew, and what they hold until then."""
 
 
-def replace_damaged(path: Path, damage: Damage) -> Path:
-    """Keep the damaged database at `path` aside and put a new one there; return where it is kept.
+def create(path: Path) -> None:
+    """Make a new database at `path`; it is complete before it is there.
+
+    Raises
+    ------
+    StoreBusyError
+        If there is no room for it.
+    """
+    os.replace(_build(path, None), path)
+
+
+def replace_damaged(path: Path, damage: Damage) -> None:
+    """Keep the damaged database at `path` aside and put a new one there.
 
     The new one is complete before the damaged one is moved: where there is no room for it, nothing has changed.
 
@@ -50,25 +61,34 @@ def replace_damaged(path: Path, damage: Damage) -> Path:
     StoreBusyError
         If there is no room for a new database.
     """
+    new = _build(path, path)
+    aside = set_aside(path)
+    os.replace(new, path)
+    logger.warning(
+        "The database %s was damaged (%s). It is kept aside as %s; a new one takes its place: images and labels are "
+        "read in again, everything computed is computed anew.",
+        path,
+        damage,
+        aside,
+    )
+
+
+def _build(path: Path, damaged: Path | None) -> Path:
+    """Make a database beside `path`, with what can be salvaged from a damaged one; return its path."""
     new = path.with_name(f"{path.name}.new")
     for suffix in _COMPANIONS:
         new.with_name(f"{new.name}{suffix}").unlink(missing_ok=True)
     migrate(new, None)
     try:
-        taken = _salvage(path, new)
+        with closing(sqlite3.connect(new, isolation_level=None)) as target:
+            if damaged is not None:
+                _salvage(damaged, target)
+            # From here on all of it is in the one file, which can be moved.
+            if target.execute("PRAGMA journal_mode=DELETE").fetchone() != ("delete",):
+                raise sqlite3.OperationalError("the log could not be written back into the database")
     except sqlite3.Error as error:
         raise refused(error, path) from error
-    aside = set_aside(path)
-    os.replace(new, path)
-    logger.warning(
-        "The database %s was damaged (%s). It is kept aside as %s; a new one takes its place: images and labels are "
-        "read in again, everything computed is computed anew. Taken over from the damaged one: %s.",
-        path,
-        damage,
-        aside,
-        ", ".join(f"{count} {name}" for name, count in taken.items()),
-    )
-    return aside
+    return new
 
 
 def set_aside(path: Path) -> Path:
@@ -91,31 +111,23 @@ def leftovers(path: Path) -> bool:
     return not path.exists() and any(path.with_name(f"{path.name}{suffix}").exists() for suffix in _COMPANIONS)
 
 
-def _salvage(damaged: Path, new: Path) -> dict[str, int]:
-    """Copy what can be read and nobody could compute again; return the number of rows of each table."""
-    tables = [Base.metadata.tables[name] for name in _TAKEN]
-    with (
-        closing(sqlite3.connect(new, isolation_level=None)) as target,
-        closing(sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=ro", uri=True)) as source,
-    ):
+def _salvage(damaged: Path, target: sqlite3.Connection) -> None:
+    """Copy what can be read and nobody could compute again."""
+    counts = []
+    with closing(sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=ro", uri=True)) as source:
         source.execute("PRAGMA writable_schema=ON")  # SQLite's word for: read a file that was cut off as well
         target.execute("BEGIN IMMEDIATE")
-        for table in tables:
-            names = [column.name for column in table.columns]
-            marks = ", ".join("?" * len(names))
-            insert = f"INSERT OR IGNORE INTO {table.name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608
+        for name in _TAKEN:
+            table = Base.metadata.tables[name]
+            columns = [column.name for column in table.columns]
+            insert = f"INSERT OR IGNORE INTO {name} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
             for row in _readable(source, table):
                 target.execute(insert, row)
-            orphans = f"SELECT rowid FROM pragma_foreign_key_check('{table.name}')"  # noqa: S608
-            target.execute(f"DELETE FROM {table.name} WHERE rowid IN ({orphans})")  # noqa: S608
+            orphans = f"SELECT rowid FROM pragma_foreign_key_check('{name}')"  # noqa: S608
+            target.execute(f"DELETE FROM {name} WHERE rowid IN ({orphans})")  # noqa: S608
+            counts.append(f"{target.execute(f'SELECT count(*) FROM {name}').fetchone()[0]} {name}")  # noqa: S608
         target.execute("COMMIT")
-        # From here on all of it is in the one file, which can be moved.
-        if target.execute("PRAGMA journal_mode=DELETE").fetchone() != ("delete",):
-            raise sqlite3.OperationalError("its write-ahead log could not be written back")
-        return {
-            table.name: target.execute(f"SELECT count(*) FROM {table.name}").fetchone()[0]  # noqa: S608
-            for table in tables
-        }
+    logger.info("Taken over from the damaged database: %s.", ", ".join(counts))
 
 
 def _readable(source: sqlite3.Connection, table: Table) -> Iterator[tuple[Any, ...]]:
