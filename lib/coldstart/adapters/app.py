@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
@@ -157,6 +157,10 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         """Refuse a model that this app does not have."""
         if model not in (*self._infers,):
             raise AppError(f"There is no model '{model}'. Choose one of {', '.join(self._infers)}.", 404)
+
+    def check_model_upload(self, model: str, content: IO[bytes]) -> None:
+        """Refuse an uploaded model that could not be used; see `AttentionUnetInference.check_upload`."""
+        self._infers[model].check_upload(content)
 
     def trainer_names(self) -> tuple[str, ...]:
         """Models that can be trained."""

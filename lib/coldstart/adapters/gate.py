@@ -183,6 +183,10 @@ def _checked_user_of(app: ColdStartApp) -> Callable[[Request], Awaitable[auth.Us
             if isinstance(needed.call, auth.RBAC):
                 await needed.call(user)
         check(await _asked(request, settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR in user.roles), app)
+        if "model" in request.path_params and request.method == "PUT":
+            for value in (await request.form()).values():
+                if isinstance(value, UploadFile):
+                    app.check_model_upload(request.path_params["model"], value.file)
         return user
 
     return checked_user

@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from coldstart.campaign.vectors import ProgressCallback
+from coldstart.campaign.vectors import ProgressCallback, require_files
 from coldstart.exceptions import ImageError, ModelError
 from coldstart.images import Image as PixelImage
 from coldstart.memory import halved, in_smaller_batches
@@ -134,15 +134,18 @@ def score_pool(
     ------
     ModelError
         If the memory is not enough, or the model's predictions are not finite.
+    ImageError
+        If files went away meanwhile.
     """
     unlabelled = select(Image).outerjoin(Label).where(Image.present, ~Image.held_out, Image.problem.is_(None))
     with store.reading() as session:
         rows = list(session.scalars(unlabelled.where(Label.image.is_(None)).order_by(Image.image_id)))
+    paths = [Path(row.path) for row in rows]
 
     def run(batch_size: int) -> dict[int, float]:
         results = score_entropy(
             predict,
-            [Path(row.path) for row in rows],
+            paths,
             spatial_dims=settings.spatial_dims,
             prepare=prepare,
             batch_size=batch_size,
@@ -163,6 +166,7 @@ def score_pool(
         remedy="The scoring before stays in use. Free memory on the device, or lower --conf score_batch_size.",
         error=ModelError,
     )
+    require_files([path for index, path in enumerate(paths) if index not in entropies and not path.is_file()])
     values = np.array(list(entropies.values()), dtype=float)
     with store.writing() as session:
         scoring = Scoring(

@@ -43,6 +43,8 @@ def embed_images(store: Store, settings: Settings, encoder: Encoder, progress: P
     ------
     EncoderError
         If the memory is not enough; what was embedded is kept.
+    ImageError
+        If files went away meanwhile; what was embedded is kept.
     """
     n_pending = len(_pending(store, encoder))
     in_smaller_batches(
@@ -73,7 +75,11 @@ def _embed_pending(
     paths = [Path(row.path) for row in pending]
     results = embed_files(encoder, paths, spatial_dims=spatial_dims, batch_size=batch_size, progress=progress)
     group: list[tuple[_Pending, dict[str, Any]]] = []
+    away: list[Path] = []
     for index, result in results:
+        if isinstance(result, ImageError) and not paths[index].is_file():
+            away.append(paths[index])
+            continue
         if isinstance(result, ImageError):
             logger.warning("Set aside: %s", result)
             values: dict[str, Any] = {"problem": str(result)}
@@ -84,6 +90,22 @@ def _embed_pending(
             _write_vectors(store, group)
             group = []
     _write_vectors(store, group)
+    require_files(away)
+
+
+def require_files(away: Sequence[Path]) -> None:
+    """Refuse to end a task as if it were complete when files went away under it: their share may come back.
+
+    Raises
+    ------
+    ImageError
+        If `away` is not empty.
+    """
+    if away:
+        raise ImageError(
+            f"{len(away)} image file(s) went away meanwhile, the first is {away[0]}. If they are on a share, see that "
+            "it is mounted; the task is tried again by itself, with the images that are there then."
+        )
 
 
 def _write_vectors(store: Store, group: Sequence[tuple[_Pending, dict[str, Any]]]) -> None:
