@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.encaps import decode_data_sequence
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -109,7 +108,7 @@ def _require_pixels(dataset: pydicom.FileDataset, size: tuple[int, ...], n_sampl
         if len(content) < n_required:
             raise UnusableError(f"the file is cut off: {len(content)} of {n_required} bytes are there; copy it again")
         return
-    fragments = decode_data_sequence(content)
+    fragments = _fragments(content)
     for fragment in fragments:
         coded = _coded_size(fragment)
         if coded is not None and coded != (columns, rows):
@@ -119,6 +118,19 @@ def _require_pixels(dataset: pydicom.FileDataset, size: tuple[int, ...], n_sampl
             )
     if len(fragments) < n_frames:
         raise UnusableError(f"the file is cut off: {len(fragments)} of {n_frames} frames are there; copy it again")
+
+
+def _fragments(content: bytes) -> list[bytes]:
+    """Cut encapsulated pixel data into its fragments, without the table of offsets that comes first."""
+    fragments, position = [], 0
+    while position < len(content):
+        head = content[position : position + 8]
+        length = int.from_bytes(head[4:], "little")
+        position += 8 + length
+        if head[:4] != b"\xfe\xff\x00\xe0" or position > len(content):
+            raise UnusableError("the file is damaged: the parts of its pixel data do not fit together; copy it again")
+        fragments.append(content[position - length : position])
+    return fragments[1:]
 
 
 def _coded_size(fragment: bytes) -> tuple[int, int] | None:

@@ -20,6 +20,9 @@ ORIGIN_TOLERANCE = 0.1
 DIRECTION_TOLERANCE = 1e-3
 """Largest difference of two direction cosines that count as equal, about 0.06 degrees."""
 
+MIN_SPACING, MAX_SPACING = 1e-9, 1e6
+"""Spacings in mm that a file may give; what lies outside is a damaged header."""
+
 _RAS_TARGET = ((0, -1), (1, -1), (2, 1))
 # For each normal of a slice (0 Left, 1 Posterior, 2 Superior): where (rows, columns) have to increase to.
 _SLICE_TARGETS = {0: ((2, -1), (1, 1)), 1: ((2, -1), (0, 1)), 2: ((1, 1), (0, 1))}
@@ -134,10 +137,13 @@ def place(stored: Stored) -> Geometry:
     single = [axis for axis in range(n_dims) if size[axis] == 1]
     if n_dims - len(single) < 2:
         raise UnusableError(f"its {times(size)} pixels are no picture; at least two axes must be longer than 1")
-    if not np.all(np.isfinite([*stored.spacing, *stored.origin, *stored.direction])) or min(stored.spacing) <= 0:
+    if not (
+        all(MIN_SPACING <= spacing <= MAX_SPACING for spacing in stored.spacing)
+        and np.all(np.isfinite([*stored.origin, *stored.direction]))
+    ):
         raise UnusableError(
-            f"its spacing or position is no number of mm (spacing {times(stored.spacing)}, origin "
-            f"{times(stored.origin)}); export it again"
+            f"its geometry is none of a scan (spacing {times(stored.spacing)} mm, origin {times(stored.origin)}); "
+            "export it again"
         )
     directions = np.array(stored.direction, dtype=np.float64).reshape(n_dims, n_dims)
     closeness = np.abs(directions)
