@@ -71,7 +71,6 @@ def json_object(value: object, name: str) -> dict[str, Any]:
             value = json.loads(value or "{}")
         except (ValueError, RecursionError):
             raise AppError(f"`{name}` must be JSON; got {_short(value)}.") from None
-    value = {} if value is None else value
     if not isinstance(value, dict):
         raise AppError(f"`{name}` must be a JSON object; got {_short(value)}.")
     _require_proper(value, name)
@@ -211,7 +210,7 @@ def _check_task(body: Mapping[str, Any]) -> None:
 def _of_one(body: Mapping[str, Any], name: str, names: tuple[str, ...]) -> dict[str, Any]:
     """What a request for all tasks says to one of them: its own part, and what is said to all."""
     common = {key: value for key, value in body.items() if key not in names}
-    own = json_object(body.get(name), name)
+    own = json_object(body.get(name) or {}, name)
     for part in (common, own):
         _check_task(part)
         for key in ("model", "method"):

@@ -206,8 +206,8 @@ async def _asked(request: Request, may_annotate: bool) -> Asked:
                     files.append((name, value.filename or ""))
                 elif name in _JSON_FIELDS:
                     form[name] = json_object(value, name)
-        elif "json" in kind:
-            body = json_object((await request.body()).decode(errors="replace"), "body")
+        elif "json" in kind and (text := (await request.body()).decode(errors="replace")).strip() != "null":
+            body = json_object(text, "body")
     return Asked(request.method, route, names, body, form, tuple(files), may_annotate)
 
 
