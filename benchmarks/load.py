@@ -32,7 +32,7 @@ import numpy as np
 import psutil
 import requests
 from PIL import Image as Picture
-from sqlalchemy import delete, update
+from sqlalchemy import delete
 
 from coldstart.adapters.server import Server
 from coldstart.campaign import Campaign
@@ -147,7 +147,7 @@ def add_model(campaign: Campaign, studies: Path, server: Server) -> None:
         session.add(Scoring(id=1, mean=0.35, **made))
         session.flush()
         for row in session.query(Image):
-            session.execute(update(Image).where(Image.id == row.id).values(entropy=rng.uniform(0, 0.7), scoring_id=1))
+            row.entropy, row.scoring_id = rng.uniform(0, 0.7), 1
     deadline = time.monotonic() + 60
     while requests.get(f"{server.url}/info/", timeout=60).json()["coldstart"]["labelled"] < BUDGET:
         if time.monotonic() > deadline:

@@ -82,6 +82,7 @@ class Campaign:
         self._shown = images, labels
         self._say_unknown_held_out(images)
         self.store.look_over()
+        self._desk.write_remembered()
         inventory.sync_images(self.store, images, self.held_out, self.settings.spatial_dims)
         inventory.sync_labels(self.store, labels, self.settings.labels)
 
@@ -120,6 +121,7 @@ class Campaign:
 
     def save_label(self, image_id: str, label: LabelFile) -> str | None:
         """Count a label that was just saved; return why it stays out of training, or None."""
+        self._desk.write_remembered()
         return inventory.save_label(self.store, image_id, label, self.settings.labels)
 
     def remove_label(self, image_id: str) -> None:
@@ -142,15 +144,16 @@ class Campaign:
         """Tasks that have something to do, each with a fingerprint that changes when there is something else to do."""
         self._adopt_model()
         tasks: dict[TaskName, str] = {}
+        database = self.store.identity  # in a database made anew everything is to be done again
         with self.store.reading() as session:
             if planning.needs_embedding(session, self.settings):
                 images = session.execute(
                     select(Image.image_id, Image.signature).where(Image.present, Image.problem.is_(None))
                 )
-                tasks["embedding"] = str(hash(frozenset(images.tuples())))
+                tasks["embedding"] = str(hash((database, frozenset(images.tuples()))))
             model = learning.newest_model(session) if self.model_path.is_file() else None
             if model is not None and learning.needs_scoring(session):
-                tasks["entropy"] = model.version
+                tasks["entropy"] = f"{model.version} {database}"
         return tasks
 
     def embed(self) -> int:

@@ -2,7 +2,7 @@
 another is free.
 
 While the database cannot be written (no room on the disk, or another program holds it), clicks are answered all the
-same: what they got is remembered, counts for the clicks that follow, and is written by the next click that can.
+same: what they got is remembered, counts for the clicks that follow, and is written first thing when that is possible.
 """
 
 from __future__ import annotations
@@ -86,6 +86,17 @@ class Desk:
                     self._unwritten.postpone()
                     logger.warning("What this click got is not written yet, but remembered: %s", error)
             return self._serve_and_remember(click)
+
+    def write_remembered(self) -> None:
+        """Write what clicks got while the database could not be written, where there is any and it can be now."""
+        with self._turn:
+            if self._unwritten and self._unwritten.try_to_write():
+                try:
+                    with self._store.writing() as session:
+                        self._unwritten.write(session)
+                    self._unwritten.clear()
+                except StoreBusyError:
+                    self._unwritten.postpone()
 
     def _serve(self, click: _Click) -> Sample | None:
         with self._store.writing() as session:

@@ -33,6 +33,9 @@ class UnwrittenServings:
         self._servings: list[NewServing] = []
         self._tried_at = self._next_try = 0.0
 
+    def __len__(self) -> int:
+        return len(self._servings)
+
     def try_to_write(self) -> bool:
         """Tell whether to try now; `postpone` says that the try failed."""
         now = time.monotonic()
