@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ def record(studies: Path) -> dict[str, Any]:
     """Entries of the file on the disk."""
     entries: dict[str, Any] = json.loads((studies / RECORD).read_text())["objects"]
     return entries
+
+
+def sync_until(datastore: FolderDatastore, reached: Callable[[], bool], limit_s: float = 10.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not reached():
+        assert time.monotonic() < deadline
+        datastore.sync()
+        time.sleep(0.05)
 
 
 def label_and_click(studies: Path, scratch: Path, first: int, acknowledged: Path) -> None:

@@ -23,6 +23,7 @@ from coldstart.adapters.datastore_checks import (
     checked_update,
     image_file_suffix,
     label_file_suffix,
+    shown,
 )
 from coldstart.adapters.datastore_file import cannot_write
 from coldstart.adapters.datastore_folder import WatchedFolder, split_name
@@ -92,7 +93,7 @@ class CampaignDatastore(WatchedDatastore):
         entry = self._require_image(label_id)
         folder = self._labels / checked_tag(label_tag)
         if label_tag not in entry.labels:
-            raise AppError(f"Image '{label_id}' has no label with the tag '{label_tag}'.", status_code=404)
+            raise AppError(f"Image {shown(label_id)} has no label with the tag {shown(label_tag)}.", status_code=404)
         with _sentence_for(f"The label of image '{label_id}'"), self._file.exclusive():
             for name in self._label_folder(label_tag).of_id(label_id):
                 (folder / name).unlink(missing_ok=True)
@@ -216,7 +217,7 @@ class CampaignDatastore(WatchedDatastore):
         self._require_image(label_id)
         update = partial(checked_update, update=checked_info(info, "info"), what="info")
         if not self._file.update_info(label_id, label_tag, update):
-            raise AppError(f"Image '{label_id}' has no label with the tag '{label_tag}'.", status_code=404)
+            raise AppError(f"Image {shown(label_id)} has no label with the tag {shown(label_tag)}.", status_code=404)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """Zip all images that have a final label."""
@@ -228,7 +229,7 @@ class CampaignDatastore(WatchedDatastore):
     def _require_image(self, image_id: str) -> ImageLabelModel:
         entry = self._datastore.objects.get(image_id)
         if entry is None:
-            raise AppError(f"The server has no image '{image_id[:100]}'. Choose one that it lists.", status_code=404)
+            raise AppError(f"The server has no image {shown(image_id)}. Choose one that it lists.", status_code=404)
         return entry
 
 

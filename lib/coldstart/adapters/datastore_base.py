@@ -18,7 +18,7 @@ from coldstart.adapters.datastore_file import DatastoreFile, Objects
 from coldstart.adapters.datastore_folder import WatchedFolder, is_file_name, split_name
 from coldstart.adapters.durable import remove_left_overs
 from coldstart.adapters.errors import AppError
-from coldstart.exceptions import SettingsError
+from coldstart.exceptions import ImageError, SettingsError
 from coldstart.images import IMAGE_PATTERNS
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,17 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
             ) from error
 
     def look(self) -> None:
-        """Take over what other programs changed, in the folder and in the record, and write what waited long enough."""
+        """Take over what other programs changed, in the folder and in the record, and write what waited long enough.
+
+        Raises
+        ------
+        ImageError
+            If all images went away at once, as on a share that is not mounted any more: nothing is changed then.
+        OSError
+            If the folder cannot be read.
+        """
         with self._file.threads:
+            self._require_images()
             changed = self._file.refresh()
             if self._image_folder is None:
                 known = {image_id: image_id + entry.image.ext for image_id, entry in self._datastore.objects.items()}
@@ -97,6 +106,17 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
                 handler(number, frame)
 
         return handle
+
+    def _require_images(self) -> None:
+        if self._image_folder is None or not self._datastore.objects:
+            return
+        with os.scandir(self._images) as entries:
+            if not any(split_name(entry.name)[0] for entry in entries):
+                raise ImageError(
+                    f"The studies folder {self._images} has no image any more; {len(self._datastore.objects)} were in "
+                    "it. If it is on a share, mount that again; if the images were taken away on purpose, restart the "
+                    "server. Until then all that is known of them is kept."
+                )
 
     def _reconcile(self, objects: Objects, folder: WatchedFolder) -> None:
         """Make entries for new files, and drop those whose file is gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ OWN_KEYS = frozenset({"coldstart", "id", "path", "name", "ts", "annotator"})
 back as they got it."""
 
 _TAG = re.compile(r"[\w-]{1,64}")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+
+
+def shown(value: Any) -> str:
+    """What was received, as a sentence can quote it: short, and printable."""
+    return _SHORT.repr(value)
 
 
 def checked_new_id(image_id: str, suffix: str) -> str:
@@ -37,15 +45,15 @@ def checked_new_id(image_id: str, suffix: str) -> str:
     if bad or split_name(image_id + suffix) != (image_id, suffix):
         raise AppError(
             f"An image's id must be a file name without '/', '\\', control characters and a leading '.', of at most "
-            f"{MAX_ID_BYTES} bytes; got {_shown(image_id)}."
+            f"{MAX_ID_BYTES} bytes; got {shown(image_id)}."
         )
     return image_id
 
 
-def checked_tag(tag: str) -> str:
+def checked_tag(tag: object) -> str:
     """Take the tag of a label, which names a folder; AppError where it is none."""
-    if not _TAG.fullmatch(tag):
-        raise AppError(f"A label's tag must be of letters, digits, '_' and '-', at most 64; got {_shown(tag)}.")
+    if not isinstance(tag, str) or not _TAG.fullmatch(tag):
+        raise AppError(f"A label's tag must be of letters, digits, '_' and '-', at most 64; got {shown(tag)}.")
     return tag
 
 
@@ -78,7 +86,7 @@ def checked_info(info: Any, what: str) -> dict[str, Any]:
         If it is no JSON object, or too long or too deep.
     """
     if not isinstance(info, dict):
-        raise AppError(f"`{what}` must be a JSON object; got {_shown(info)}.")
+        raise AppError(f"`{what}` must be a JSON object; got {shown(info)}.")
     try:
         kept: dict[str, Any] = plain({key: value for key, value in info.items() if key not in OWN_KEYS})
         too_long = len(json.dumps(kept)) > MAX_INFO_CHARACTERS
@@ -95,10 +103,5 @@ def checked_update(info: dict[str, Any], update: dict[str, Any], what: str) -> d
     return update
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
 def _suffix_shown(file: str) -> str:
-    return _shown("".join(Path(file).suffixes)[-20:])
+    return shown("".join(Path(file).suffixes)[-20:])

@@ -202,19 +202,19 @@ class DatastoreFile:
         else:  # it was being written, and is complete now that we are alone
             self._merge(theirs)
             return
-        source = f"from {self.copy.name} and from what the server knew"
+        source = f"{self.copy.name} and what the server knew"
         try:
             self._merge(_read(self.copy)[0])
         except (OSError, ValueError, RecursionError):
-            source = f"from what the server knew, for {self.copy.name} is missing or damaged too"
+            source = f"what the server knew ({self.copy.name} is missing or damaged too)"
         self.unsaved = True
         entries = self.model.objects.values()
         labels = [label for entry in entries for label in entry.labels.values()]
-        told = sum(bool(data.info.keys() - _OWN_INFO) for data in [*labels, *(entry.image for entry in entries)])
+        noted = sum(bool(data.info.keys() - _OWN_INFO) for data in [*labels, *(entry.image for entry in entries)])
         logger.warning(
-            "%s %s. %d images, %d labels and what was noted of %d of them were recovered %s; all other images and "
-            "labels in the folder are found again by their files.",
-            *(self.path, state, len(entries), len(labels), told, source),
+            "%s %s. Recovered from %s: %d images, %d labels, and what was noted of %d of them. All others that are in "
+            "the folder are found again by their files.",
+            *(self.path, state, source, len(entries), len(labels), noted),
         )
 
     def _merge(self, theirs: LocalDatastoreModel) -> None:
