@@ -20,8 +20,8 @@ from server_case import CONF, write_case
 from coldstart.adapters.server import Server
 
 _FREE = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
-settings.register_profile("quick", max_examples=60, derandomize=True, **_FREE)
-settings.register_profile("deep", max_examples=3000, **_FREE)
+settings.register_profile("quick", max_examples=100, derandomize=True, **_FREE)
+settings.register_profile("deep", max_examples=1000, **_FREE)
 PROFILE = settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 STRATEGIES = ("coldstart_al", "cold_start", "entropy_diversity", "random", "uniform_random")
@@ -89,7 +89,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def judge(answer: requests.Response) -> None:
     assert answer.status_code < 500, (answer.request.url, answer.request.body, answer.text)
-    assert "Traceback" not in answer.text
+    assert "Traceback" not in answer.text or "/logs/" in str(answer.request.url)  # of other servers of this app
     if answer.status_code >= 400 and answer.request.method != "HEAD":
         detail = answer.json()["detail"]
         assert detail and isinstance(detail, str | list), answer.text

@@ -6,11 +6,8 @@ in the log and "Internal Server Error". What is refused here is refused with a s
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import shutil
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +16,11 @@ from typing import TYPE_CHECKING, Any
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 
 from coldstart.adapters.errors import AppError
+from coldstart.adapters.values import MAX_NAME_LENGTH, require_file_name, require_name, short
 
 if TYPE_CHECKING:
     from coldstart.adapters.app import ColdStartApp
 
-MAX_NAME_LENGTH = 255
-"""Characters of an identifier: ids are made of file names, which are no longer on any common file system."""
-MAX_SUFFIX_LENGTH = 64
-"""Bytes of an upload's suffix, which becomes part of the name of a temporary file."""
-MAX_DEPTH = 20
-"""Levels of lists and objects in JSON; what viewers send has three."""
 MAX_LOG_LINES = 100_000
 
 _SESSION_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -58,25 +50,6 @@ class Asked:
     """Whether the user has the role to save labels."""
 
 
-def json_object(value: object, name: str) -> dict[str, Any]:
-    """Require a JSON object (or its text) of bounded depth, finite numbers and proper text.
-
-    Raises
-    ------
-    AppError
-        400, with a sentence that names `name`.
-    """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value or "{}")
-        except (ValueError, RecursionError):
-            raise AppError(f"`{name}` must be JSON; got {_short(value)}.") from None
-    if not isinstance(value, dict):
-        raise AppError(f"`{name}` must be a JSON object; got {_short(value)}.")
-    _require_proper(value, name)
-    return value
-
-
 def check(asked: Asked, app: ColdStartApp) -> None:
     """Refuse what the endpoint could not answer.
 
@@ -93,12 +66,12 @@ def check(asked: Asked, app: ColdStartApp) -> None:
         4xx, with the sentence.
     """
     for name, value in asked.names.items():
-        _require_name(name, value)
+        require_name(name, value)
     for _, name in asked.files:
-        _require_file_name(name)
+        require_file_name(name)
     for source in (asked.body, *asked.form.values()):
         if (client_id := source.get("client_id")) is not None:
-            _require_name("client_id", client_id)
+            require_name("client_id", client_id)
     if (session_id := asked.names.get("session_id")) and not _SESSION_ID.fullmatch(session_id):
         raise AppError(f"There is no session '{session_id}'. Create one first.", 404)
     route = f"{asked.method} {asked.route}"
@@ -109,7 +82,7 @@ def check(asked: Asked, app: ColdStartApp) -> None:
 def _check_click(asked: Asked, app: ColdStartApp) -> None:
     for key in asked.body:
         if key not in _OF_A_CLICK:
-            raise AppError(f"Unknown key {_short(key)} in the request. Valid keys: {', '.join(_OF_A_CLICK)}.")
+            raise AppError(f"Unknown key {short(key)} in the request. Valid keys: {', '.join(_OF_A_CLICK)}.")
     _require_same(asked.body, "strategy", asked.names["strategy"])
 
 
@@ -127,7 +100,7 @@ def _check_infer(asked: Asked, app: ColdStartApp) -> None:
     if image:
         _require_image(image, app)
     if not isinstance(params.get("label_tag", ""), str):
-        raise AppError(f"`label_tag` must be text; got {_short(params['label_tag'])}.")
+        raise AppError(f"`label_tag` must be text; got {short(params['label_tag'])}.")
     if params.get("save_label") and not asked.may_annotate:
         raise AppError("Saving a label needs the role of an annotator. Leave `save_label` out.", 403)
     if asked.names.get("output") == "dicom_seg":
@@ -146,7 +119,7 @@ def _check_new_session(asked: Asked, app: ColdStartApp) -> None:
     for _, name in asked.files:
         if Path(name).name in ("", "..") or len(Path(name).name.encode()) > MAX_NAME_LENGTH:
             raise AppError(
-                f"An uploaded file must have a file name of 1 to {MAX_NAME_LENGTH} bytes; got {_short(name)}."
+                f"An uploaded file must have a file name of 1 to {MAX_NAME_LENGTH} bytes; got {short(name)}."
             )
 
 
@@ -180,13 +153,13 @@ def _check_batch(asked: Asked, app: ColdStartApp) -> None:
     for key in ("max_workers", "max_batch_size"):
         value = asked.body.get(key, 0)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-            raise AppError(f"`{key}` must be a whole number, 0 or more; got {_short(value)}.")
+            raise AppError(f"`{key}` must be a whole number, 0 or more; got {short(value)}.")
     if not isinstance(asked.body.get("label_tag", ""), str):
-        raise AppError(f"`label_tag` must be text; got {_short(asked.body['label_tag'])}.")
+        raise AppError(f"`label_tag` must be text; got {short(asked.body['label_tag'])}.")
     choices = [choice.value for choice in BatchInferImageType]
     images = asked.body.get("images", choices[0])
     if images not in choices and not (isinstance(images, list) and all(isinstance(image, str) for image in images)):
-        raise AppError(f"`images` must be one of {', '.join(choices)}, or a list of ids; got {_short(images)}.")
+        raise AppError(f"`images` must be one of {', '.join(choices)}, or a list of ids; got {short(images)}.")
     for image in images if isinstance(images, list) else ():
         _require_image(image, app)
 
@@ -198,19 +171,21 @@ def _check_task(body: Mapping[str, Any]) -> None:
             raise AppError(f"`{key}` cannot be given in a request. Leave it out.")
     gpus = body.get("gpus")
     if gpus is not None and not (isinstance(gpus, str) and _GPUS.fullmatch(gpus)):
-        raise AppError(f"`gpus` must be 'all' or numbers such as '0,1'; got {_short(gpus)}.")
+        raise AppError(f"`gpus` must be 'all' or numbers such as '0,1'; got {short(gpus)}.")
     if not isinstance(body.get("multi_gpu", False), bool):
-        raise AppError(f"`multi_gpu` must be true or false; got {_short(body['multi_gpu'])}.")
+        raise AppError(f"`multi_gpu` must be true or false; got {short(body['multi_gpu'])}.")
     device = body.get("device")
     devices = device if isinstance(device, list) else [device]
     if not all(name is None or (isinstance(name, str) and len(name) <= MAX_NAME_LENGTH) for name in devices):
-        raise AppError(f"`device` must be the name of one, such as cpu or cuda; got {_short(device)}.")
+        raise AppError(f"`device` must be the name of one, such as cpu or cuda; got {short(device)}.")
 
 
 def _of_one(body: Mapping[str, Any], name: str, names: tuple[str, ...]) -> dict[str, Any]:
     """What a request for all tasks says to one of them: its own part, and what is said to all."""
     common = {key: value for key, value in body.items() if key not in names}
-    own = json_object(body.get(name) or {}, name)
+    own = body.get(name) or {}
+    if not isinstance(own, dict):
+        raise AppError(f"`{name}` must be a JSON object; got {short(own)}.")
     for part in (common, own):
         _check_task(part)
         for key in ("model", "method"):
@@ -220,13 +195,13 @@ def _of_one(body: Mapping[str, Any], name: str, names: tuple[str, ...]) -> dict[
 
 def _check_checksum(asked: Asked, app: ColdStartApp) -> None:
     if (value := asked.names.get("check_sum")) and not _CHECKSUM.fullmatch(value):
-        raise AppError(f"`check_sum` must look like SHA256:0a1b (or SHA512, MD5); got {_short(value)}.")
+        raise AppError(f"`check_sum` must look like SHA256:0a1b (or SHA512, MD5); got {short(value)}.")
 
 
 def _check_image_info(asked: Asked, app: ColdStartApp) -> None:
     # MONAI Label notes each click there, and expects an object.
     if not isinstance(strategy := asked.form.get("info", {}).get("strategy", {}), dict):
-        raise AppError(f"`strategy` in the info of an image must be an object; got {_short(strategy)}.")
+        raise AppError(f"`strategy` in the info of an image must be an object; got {short(strategy)}.")
 
 
 def _check_model_upload(asked: Asked, app: ColdStartApp) -> None:
@@ -234,10 +209,14 @@ def _check_model_upload(asked: Asked, app: ColdStartApp) -> None:
 
 
 def _check_logs(asked: Asked, app: ColdStartApp) -> None:
-    for key in ("lines", "refresh"):
-        value = asked.names.get(key, "0")
-        if len(value) > len(str(MAX_LOG_LINES)) or (value.isdecimal() and int(value) > MAX_LOG_LINES):
-            raise AppError(f"`{key}` must be at most {MAX_LOG_LINES}; got {_short(value)}.")
+    # Not 0 lines, which stands for the whole file: it grows while it is sent, and that breaks the answer off.
+    for key, least in (("lines", 1), ("refresh", 0)):
+        try:
+            value = int(asked.names.get(key, least))
+        except ValueError:
+            continue  # FastAPI says so
+        if not least <= value <= MAX_LOG_LINES:
+            raise AppError(f"`{key}` must be between {least} and {MAX_LOG_LINES}; got {short(value)}.")
 
 
 def _check_gpu(asked: Asked, app: ColdStartApp) -> None:
@@ -278,53 +257,7 @@ def _require_session(asked: Asked, app: ColdStartApp) -> Path:
     return Path(session.image)
 
 
-def _require_name(name: str, value: object) -> None:
-    if not isinstance(value, str) or len(value) > MAX_NAME_LENGTH or _has_control_characters(value):
-        raise AppError(
-            f"`{name}` must be text of at most {MAX_NAME_LENGTH} characters, without control characters; "
-            f"got {_short(value)}."
-        )
-
-
-def _require_file_name(name: str) -> None:
-    """Slicer sends the whole path as the name; MONAI Label's code takes the last component and the suffixes of it."""
-    if _has_control_characters(name) or len("".join(Path(name).suffixes).encode(errors="replace")) > MAX_SUFFIX_LENGTH:
-        raise AppError(
-            f"An uploaded file must have a name without control characters and with a suffix of at most "
-            f"{MAX_SUFFIX_LENGTH} bytes; got {_short(name)}."
-        )
-
-
 def _require_same(body: Mapping[str, Any], key: str, expected: str | None) -> None:
     """What the address of a request names cannot be named anew in its body."""
     if key in body and body[key] != expected:
-        raise AppError(f"`{key}` is named by the address of the request; got {_short(body[key])} in its body as well.")
-
-
-def _require_proper(value: object, name: str) -> None:
-    level: list[object] = [value]
-    for _ in range(MAX_DEPTH):
-        below: list[object] = []
-        for item in level:
-            if isinstance(item, dict):
-                below += [*item.keys(), *item.values()]
-            elif isinstance(item, list):
-                below += item
-            elif isinstance(item, float) and not math.isfinite(item):
-                raise AppError(f"`{name}` must hold finite numbers; got {item}.")
-            elif isinstance(item, str) and any("\ud800" <= character <= "\udfff" for character in item):
-                raise AppError(f"`{name}` must hold text that is valid Unicode; got {_short(item)}.")
-        if not below:
-            return
-        level = below
-    raise AppError(f"`{name}` must be at most {MAX_DEPTH} levels deep.")
-
-
-def _has_control_characters(text: str) -> bool:
-    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
-
-
-def _short(value: object) -> str:
-    """What was received, as far as it fits a sentence."""
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        raise AppError(f"`{key}` is named by the address of the request; got {short(body[key])} in its body as well.")

@@ -26,10 +26,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coldstart.adapters.checks import Asked, check, json_object
+from coldstart.adapters.checks import Asked, check
 from coldstart.adapters.errors import AppError, answer_to
 from coldstart.adapters.realm import Realm
 from coldstart.adapters.users import note_user
+from coldstart.adapters.values import json_object
 
 if TYPE_CHECKING:
     from coldstart.adapters.app import ColdStartApp
