@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import campaign_case as case
+import pytest
 from campaign_case import N_POOL, click, label
 
+import large_pool
 from coldstart.campaign import Campaign
 
 CLICKS_OF_A_PROCESS = 8
+N_PROCESSES, N_THREADS = 4, 8  # 32 clients
+N_CLICKS = 1000
 
 
 def click_in_a_process(settings, folder, start, answers):
@@ -64,3 +69,86 @@ def test_labels_saved_at_once_with_clicks_are_all_there(campaign):
     assert set(done.values()) == {None}
     assert {key: row.annotator is not None for key, row in case.labels(campaign).items()} == dict.fromkeys(done, True)
     assert {outcome for _, outcome in case.servings(campaign)} == {"labelled"}
+
+
+@pytest.fixture(scope="module")
+def large_folders(tmp_path_factory):
+    """Databases of 300 and of 2,000 images; each test works on copies."""
+    folders = {}
+    for n_images in (300, 2000):
+        folder = tmp_path_factory.mktemp(f"pool{n_images}")
+        campaign = large_pool.prepare(folder / "state", large_pool.write_images(folder / "images", n_images))
+        campaign.store.close()
+        folders[n_images] = campaign.folder
+    return folders
+
+
+@pytest.fixture
+def open_copy(large_folders, tmp_path, opened):
+    def open_one(n_images, name):
+        shutil.copytree(large_folders[n_images], tmp_path / name)
+        opened.append(Campaign(large_pool.SETTINGS, tmp_path / name))
+        return opened[-1]
+
+    return open_one
+
+
+def click_in_threads(settings, folder, number, n_clicks, named, start, answers):
+    campaign = Campaign(settings, folder)
+    start.wait(timeout=60)
+
+    def one(index):
+        # A named annotator who asks twice would skip; so each name asks once.
+        return click(campaign, annotator=f"a{number}-{index}" if named and index % 2 else None).image_id
+
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        answers.put(list(pool.map(one, range(n_clicks))))
+
+
+def click_at_once(campaign, n_clicks, *, named):
+    """Click from 32 threads of 4 processes; return what each got, and fail where one of them did."""
+    context = multiprocessing.get_context("fork")
+    start, answers = context.Barrier(N_PROCESSES), context.Queue()
+    processes = [
+        context.Process(
+            target=click_in_threads,
+            args=(campaign.settings, campaign.folder, number, n_clicks // N_PROCESSES, named, start, answers),
+        )
+        for number in range(N_PROCESSES)
+    ]
+    for process in processes:
+        process.start()
+    answered = [image_id for _ in processes for image_id in answers.get(timeout=120)]
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0] * N_PROCESSES
+    return answered
+
+
+def test_32_clients_get_from_2000_images_what_one_would_have_got(open_copy):
+    campaign, alone = open_copy(2000, "many"), open_copy(2000, "one")
+    answered = click_at_once(campaign, N_CLICKS, named=False)
+    assert len(set(answered)) == N_CLICKS
+    served = [image_id for image_id, _ in case.servings(campaign)]
+    assert sorted(served) == sorted(answered)
+    assert served == case.clicks(alone, N_CLICKS)  # the plan, then the farthest points of the whole map
+
+
+def test_32_clients_get_the_active_picks_of_one(open_copy):
+    campaign, alone = open_copy(2000, "many"), open_copy(2000, "one")
+    for one in (campaign, alone):
+        large_pool.add_scoring(one)
+    answered = click_at_once(campaign, 400, named=True)
+    assert len(set(answered)) == 400
+    assert [image_id for image_id, _ in case.servings(campaign)] == case.clicks(alone, 400)
+
+
+def test_32_clients_share_300_images_only_when_all_are_reserved(open_copy):
+    campaign, alone = open_copy(300, "many"), open_copy(300, "one")
+    answered = click_at_once(campaign, N_CLICKS, named=True)
+    served = [image_id for image_id, _ in case.servings(campaign)]
+    assert sorted(served) == sorted(answered)
+    assert len(set(served[:300])) == 300
+    assert served[:300] == case.clicks(alone, 300)
+    # From then on always the least recently served: the same order again.
+    assert served[300:] == (served[:300] * 3)[: N_CLICKS - 300]

@@ -17,7 +17,7 @@ from coldstart.campaign import STRATEGIES, serving
 from coldstart.selection import acquire
 from coldstart.store import engine
 
-N_EVENTS = 100
+N_EVENTS = 120
 RESERVE_S = 600.0
 ANNOTATORS = (None, "anna", "ben", "cleo")
 
