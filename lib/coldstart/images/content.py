@@ -46,12 +46,15 @@ def format_of(head: bytes, suffix: str) -> Format:
     named = FORMATS[suffix]
     if head.startswith(_GZIP) and suffix != ".nii.gz":
         raise UnusableError(f"its content is gzip, but its name says {suffix}; rename it or export it again")
-    found = next((kind for start, magic, kind in _MAGIC if head[start : start + len(magic)] == magic), None)
+    kinds = [kind for start, magic, kind in _MAGIC if head[start : start + len(magic)] == magic]
+    if named in kinds:  # a DICOM file may begin as TIFF, for viewers of either
+        return named
+    found = kinds[0] if kinds else None
     if found is None and named not in ("DICOM", "NIfTI"):
         raise UnusableError(
             f"the file is damaged, incomplete or not {named} (it begins otherwise); export or copy it again"
         )
-    if found in (None, named):
+    if found is None:
         return named
     if found in _PICTURES and named in _PICTURES:
         return found

@@ -6,20 +6,27 @@ file that pydicom has read and written anew, with what matters for the pixels, o
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import tempfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset, read_preamble
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from coldstart.images.itk import load_itk
 from coldstart.images.limits import require_room
 from coldstart.images.stored import Stored, UnusableError
+
+MAX_INFLATED = 1 << 28
+"""Bytes of a file that is deflated as a whole, once inflated: how large its image is stands inside."""
 
 _SPACING_TAGS = ("PixelSpacing", "ImagerPixelSpacing", "SharedFunctionalGroupsSequence")
 _KEPT_GROUPS = (0x0018, 0x0020, 0x0028, 0x0054, 0x3004, 0x5200)
@@ -35,8 +42,8 @@ def load_dicom(path: Path) -> Stored:
     GDCM inverts MONOCHROME1 itself, but not with every codec, and it fails on signed values: it is therefore given the
     same file declared as MONOCHROME2.
     """
-    _refuse_deflated(path)
-    head = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    source = _inflated(path)
+    head = _read(source, pixels=False)
     if "Rows" not in head:
         if "SOPClassUID" in head:
             raise UnusableError(
@@ -49,7 +56,7 @@ def load_dicom(path: Path) -> Stored:
     n_frames = int(head.get("NumberOfFrames") or 1)
     size = (int(head.Columns), int(head.Rows), n_frames)
     require_room(size, n_samples, math.ceil(n_bits / 8))
-    dataset = _relevant(pydicom.dcmread(path, force=True))
+    dataset = _relevant(_read(source, pixels=True))
     _require_pixels(dataset, size, n_samples, n_bits)
     white_is_zero = str(head.get("PhotometricInterpretation", "")).strip() == "MONOCHROME1"
     if white_is_zero:
@@ -66,13 +73,31 @@ def load_dicom(path: Path) -> Stored:
     return _with_pixel_spacing(stored, head)
 
 
-def _refuse_deflated(path: Path) -> None:
-    """Refuse a file that is compressed as a whole: it would have to be inflated to learn how large it is."""
+def _inflated(path: Path) -> Path | io.BytesIO:
+    """Give the file or, where it is deflated as a whole, what it would be without that; pydicom has no limit there."""
     with path.open("rb") as file:
         read_preamble(file, force=True)
         meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
-    if str(meta.get("TransferSyntaxUID", "")) == DeflatedExplicitVRLittleEndian:
-        raise UnusableError("this DICOM file is deflated as a whole; export it uncompressed or with JPEG 2000 or RLE")
+        if str(meta.get("TransferSyntaxUID", "")) != DeflatedExplicitVRLittleEndian:
+            return path
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        content = inflater.decompress(file.read(), MAX_INFLATED)
+    if inflater.unconsumed_tail:
+        raise UnusableError(
+            f"this DICOM file is deflated, and larger than {MAX_INFLATED >> 20} MiB without that; export it undeflated"
+        )
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    twin = io.BytesIO(bytes(128) + b"DICM")
+    twin.seek(0, io.SEEK_END)
+    write_file_meta_info(twin, FileMetaDataset(meta), enforce_standard=False)  # type: ignore[arg-type]
+    twin.write(content)
+    return twin
+
+
+def _read(source: Path | io.BytesIO, *, pixels: bool) -> pydicom.FileDataset:
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    return pydicom.dcmread(source, stop_before_pixels=not pixels, force=True)
 
 
 def _relevant(dataset: pydicom.FileDataset) -> pydicom.FileDataset:
@@ -80,19 +105,25 @@ def _relevant(dataset: pydicom.FileDataset) -> pydicom.FileDataset:
     for tag in list(dataset.keys()):
         if tag.group not in _KEPT_GROUPS and pydicom.datadict.keyword_for_tag(tag) not in _KEPT_TAGS:
             del dataset[tag]
-    _parse_sequences(dataset)
+    _parse_sequences(dataset, implicit=bool(dataset.is_implicit_VR))
     return dataset
 
 
-def _parse_sequences(dataset: pydicom.Dataset) -> None:
-    """Have every sequence parsed, so that it is written with its true lengths."""
+def _parse_sequences(dataset: pydicom.Dataset, *, implicit: bool) -> None:
+    """Have every sequence parsed, so that it is written with its true lengths.
+
+    Everything else stays the bytes that it is, for scanners write numbers that are none; but what is to be written with
+    its type, and came without one, has to be parsed as well.
+    """
     for tag in list(dataset.keys()):
         vr = dataset.get_item(tag).VR
-        if vr == "SQ" or (vr in (None, "UN") and pydicom.datadict.dictionary_has_tag(tag)):
-            element = dataset[tag]
-            if element.VR == "SQ":
-                for item in element.value:
-                    _parse_sequences(item)
+        if vr in (None, "UN") and pydicom.datadict.dictionary_has_tag(tag):
+            vr = pydicom.datadict.dictionary_VR(tag)
+        if vr == "SQ":
+            for item in dataset[tag].value:
+                _parse_sequences(item, implicit=implicit)
+        elif dataset.get_item(tag).VR is None and not implicit:
+            dataset[tag]
 
 
 def _require_pixels(dataset: pydicom.FileDataset, size: tuple[int, ...], n_samples: int, n_bits: int) -> None:

@@ -50,8 +50,15 @@ def load(path: Path, *, indices: bool = False) -> Stored:
         raise
     except MemoryError as error:
         raise UnusableError(NO_MEMORY) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise UnusableError(f"it could not be read ({error.strerror}); check the disk and try again") from error
+        raise UnusableError(_damaged(suffix, error)) from error
     # Five libraries and their codecs raise whatever they like on a damaged file; all of it means the same here.
     except Exception as error:
-        raise UnusableError(
-            f"the file is damaged, incomplete or not {FORMATS[suffix]} ({itk_reason(error)}); export or copy it again"
-        ) from error
+        raise UnusableError(_damaged(suffix, error)) from error
+
+
+def _damaged(suffix: str, error: Exception) -> str:
+    reason = itk_reason(error)
+    return f"the file is damaged, incomplete or not {FORMATS[suffix]} ({reason}); export or copy it again"

@@ -11,7 +11,7 @@ import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from coldstart.exceptions import LabelError
-from coldstart.images.files import load
+from coldstart.images.files import NO_MEMORY, load
 from coldstart.images.formats import image_suffix
 from coldstart.images.geometry import Geometry, place, to_file, to_pixels
 from coldstart.images.itk import itk_reason
@@ -69,6 +69,8 @@ def read_label(path: str | Path) -> Label:
         values = to_pixels(_whole_numbers(_single_layer(stored)), geometry)
     except UnusableError as problem:
         raise LabelError(f"Label {path} cannot be used: {problem}.") from problem
+    except MemoryError as problem:
+        raise LabelError(f"Label {path} cannot be used: {NO_MEMORY}.") from problem
     return Label(values=np.ascontiguousarray(values), geometry=geometry)
 
 
