@@ -6,17 +6,21 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pytest
+import fault_case as fault
+import requests
 import store_case as case
 from sqlalchemy import select, text
 
-from coldstart.store import Image, Label, Serving, Store, file_signature
+from coldstart.adapters.server import Server
+from coldstart.store import FILE_NAME, Image, Label, Serving, Store, state_folder
 
 N_KILLS = 36
 LONGEST_LIFE_S = 0.7
@@ -96,3 +100,104 @@ def require_whole(store: Store, expected: Expected) -> None:
     assert expected.labels.items() <= labels.items()
     if expected.images_known:
         assert len(images) == case.N_IMAGES
+
+
+N_IMAGES = 30
+
+
+def prepare(studies: Path) -> list[str]:
+    """A campaign with a plan, two clicks and their labels; return the labelled ids."""
+    fault.write_images(studies, N_IMAGES)
+    campaign = fault.open_campaign(studies)
+    fault.sync(campaign, studies)
+    campaign.embed()
+    served = [sample.image_id for _ in range(2) if (sample := campaign.next_sample("coldstart_al", annotator="ann"))]
+    fault.label_in_folder(studies, *served)
+    fault.sync(campaign, studies)
+    campaign.store.close()
+    return served
+
+
+def settle(path: Path) -> None:
+    """Let everything of a database go into its one file: what is still in its log repairs it."""
+    with closing(sqlite3.connect(path, timeout=30)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(random.Random(0).randbytes(path.stat().st_size))
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, 5000)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def remove_with_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def kept_aside(path: Path) -> list[Path]:
+    return [file for file in path.parent.glob(f"{FILE_NAME}.damaged-*") if not file.name.endswith(("-wal", "-shm"))]
+
+
+def click_until_answered(server: Server, limit_s: float = 20) -> str:
+    """Click, and click again where a sentence says so; return the image's id."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        url = f"{server.url}/activelearning/coldstart_al"
+        answer = requests.post(url, json={"client_id": f"who{time.monotonic_ns()}"}, timeout=30)
+        if answer.status_code == 200:
+            assert "id" in answer.json(), "an answer without an image while there are some"
+            return str(answer.json()["id"])
+        assert answer.status_code == 503 and "Try again" in answer.json()["detail"], answer.text
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.2)
+
+
+def wait_for_labels(server: Server, studies: Path) -> dict[str, Any]:
+    """The campaign's numbers once they hold every image and every label that the folder has."""
+    n_labels = len(list((studies / "labels" / "final").glob("*.png")))
+
+    def reached() -> dict[str, Any] | None:
+        state = fault.state(server)
+        return state if (state["images"], state["labelled"]) == (N_IMAGES, n_labels) else None
+
+    found: dict[str, Any] = fault.wait_for(f"{N_IMAGES} images, {n_labels} labels", reached, server, limit_s=30)
+    return found
+
+
+def save_label(server: Server, studies: Path, image_id: str) -> requests.Response:
+    with (fault.truth_of(studies) / f"{image_id}.png").open("rb") as file:
+        url = f"{server.url}/datastore/label?image={image_id}"
+        return requests.put(url, data={"params": "{}"}, files={"label": (f"{image_id}.png", file)}, timeout=30)
+
+
+def test_server_goes_on_whatever_happens_to_its_database(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Garbage at the start and while it runs, cut off, emptied, removed with its folder: all is there again."""
+    studies = tmp_path / "studies"
+    labelled = set(prepare(studies))
+    path = state_folder(studies) / FILE_NAME
+    overwrite(path)
+    server = start(studies)
+    assert len(kept_aside(path)) == 1
+    wait_for_labels(server, studies)
+    handed_out: set[str] = set()
+    for n_kept, damage in ((2, overwrite), (3, cut_off), (4, empty), (0, remove_with_folder)):
+        settle(path)
+        damage(path)
+        served = click_until_answered(server)
+        assert served not in labelled | handed_out, "a label counts although the database that knew it is gone"
+        assert save_label(server, studies, served).status_code == 200
+        labelled.add(served)
+        reserved = click_until_answered(server)
+        assert reserved not in labelled | handed_out, "who got an image is known although the database is gone"
+        handed_out.add(reserved)
+        fault.wait_for(f"{n_kept} kept", lambda n=n_kept: len(kept_aside(path)) == n and path.is_file(), server, 30)
+        wait_for_labels(server, studies)
+    fault.wait_for("a plan", lambda: fault.state(server)["planned"] == fault.BUDGET, server)
+    assert "Traceback" not in server.log.read_text()

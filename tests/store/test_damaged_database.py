@@ -225,7 +225,7 @@ def test_log_of_a_damaged_database_goes_with_it(open_store):
 def test_damage_while_in_use_ends_the_transaction_with_a_sentence_and_the_next_one_works(open_store, damage, caplog):
     renewed = []
     filled(open_store)
-    store = open_store(on_renewed=lambda: renewed.append(1))
+    store = open_store(fill=renewed.append)
     damage(store.path)
     with pytest.raises(StoreDamagedError, match=r"was damaged \(.+\)\. It is kept aside.*Try again\.$") as caught:
         content(store)
@@ -298,8 +298,13 @@ def test_others_that_have_it_open_follow_to_the_new_one(open_store):
 @pytest.mark.parametrize("gone", ["folder", "file", "file with its log"])
 def test_removed_database_is_made_anew(open_store, gone, caplog):
     renewed = []
+
+    def fill_again(session):
+        renewed.append(session)
+        session.add(Image(image_id="shown", path="/", signature="", added_at=0.0))
+
     filled(open_store)
-    store = open_store(on_renewed=lambda: renewed.append(1))
+    store = open_store(fill=fill_again)
     fill_one = Image(image_id="one", path="/", signature="1", added_at=0.0)
     content(store)
     if gone == "folder":
@@ -308,11 +313,12 @@ def test_removed_database_is_made_anew(open_store, gone, caplog):
         for suffix in [""] if gone == "file" else ["", "-wal", "-shm"]:
             store.path.with_name(store.path.name + suffix).unlink()
     with store.writing() as session:
+        assert session.scalars(select(Image.image_id)).all() == ["shown"], "nobody meets it empty"
         session.add(fill_one)
-    assert content(store)["images"].keys() == {"one"}
+    assert content(store)["images"].keys() == {"shown", "one"}
     assert store.path.is_file()
     require_consistent(store)
-    assert renewed == [1]
+    assert len(renewed) == 1
     assert "was removed or replaced" in caplog.text
 
 

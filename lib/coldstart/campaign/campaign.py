@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from coldstart.campaign.inventory import LabelFile
 from coldstart.campaign.learning import LabelledImages
 from coldstart.campaign.pool import PoolMemory
 from coldstart.campaign.progress import reporter
+from coldstart.campaign.refill import Refill
 from coldstart.campaign.serving import Desk, Sample
 from coldstart.embedding import create_encoder
 from coldstart.exceptions import ModelError, SettingsError
@@ -65,10 +65,10 @@ class Campaign:
         self.folder = folder
         self.held_out = read_held_out(settings.heldout)
         self.unknown_held_out: list[str] = []
-        self._shown: tuple[Mapping[str, Path], Mapping[str, LabelFile]] = {}, {}
+        self._refill = Refill()
         self.model_problem: str | None = None
         self._model_seen: tuple[Any, ...] = ()
-        self.store = Store(folder, on_renewed=self._fill_again)
+        self.store = Store(folder, partial(self._refill.write, held_out=self.held_out))
         self._memory = PoolMemory(settings.random_state)
         self._desk = Desk(self.store, settings, self._memory)
         self.model_path = folder / "models" / "attention_unet.pt"
@@ -79,7 +79,7 @@ class Campaign:
 
     def sync(self, images: Mapping[str, Path], labels: Mapping[str, LabelFile]) -> None:
         """Take over what the datastore shows: images by id, and final labels by image id."""
-        self._shown = images, labels
+        self._refill.images, self._refill.labels = images, dict(labels)
         self._say_unknown_held_out(images)
         self.store.look_over()
         self._desk.write_remembered()
@@ -90,21 +90,6 @@ class Campaign:
         """What changes whenever `sync` may have something to do although the datastore shows the same as before."""
         self.store.look_over()
         return inventory.revision(self.store)
-
-    def _fill_again(self) -> None:
-        """Give a database that was made anew what the datastore showed last: no click meets an empty one.
-
-        A click may be waiting for this: labels only count as labels here, and are checked by the next `sync`.
-        """
-        images, labels = self._shown
-        if not images:
-            return
-        inventory.sync_images(self.store, images, self.held_out, self.settings.spatial_dims)
-        with self.store.writing() as session:
-            known = set(session.scalars(select(Label.image)))
-            for image_id, row in session.execute(select(Image.image_id, Image.id)).tuples():
-                if image_id in labels and row not in known:
-                    session.add(_unchecked(row, labels[image_id]))
 
     def _say_unknown_held_out(self, images: Mapping[str, Path]) -> None:
         unknown = sorted(self.held_out - images.keys())
@@ -126,6 +111,7 @@ class Campaign:
 
     def remove_label(self, image_id: str) -> None:
         """Make an image whose final label was removed a candidate again."""
+        self._refill.labels.pop(image_id, None)
         inventory.remove_label(self.store, image_id)
 
     def label_problem(self, image_id: str) -> str | None:
@@ -138,7 +124,10 @@ class Campaign:
     ) -> Sample | None:
         """Choose and reserve the next image; see `coldstart.campaign.serving.Desk`."""
         chosen = self.settings.alpha if alpha is None else alpha
-        return self._desk.next_sample(strategy, annotator=annotator, alpha=chosen)
+        sample = self._desk.next_sample(strategy, annotator=annotator, alpha=chosen)
+        if sample is not None:
+            self._refill.note_serving(sample.image_id, sample.why, strategy, annotator)
+        return sample
 
     def tasks_to_do(self) -> dict[TaskName, str]:
         """Tasks that have something to do, each with a fingerprint that changes when there is something else to do."""
@@ -241,14 +230,13 @@ class Campaign:
 
         Two servers on one folder take turns; the second finds the work done.
         """
-        asked_at = time.time()
         with FileLock(self.folder / "scoring.lock"):
-            return self._score(asked_at)
+            with self.store.reading() as session:
+                to_do = learning.needs_scoring(session)
+            return self._score() if to_do else 0
 
-    def _score(self, asked_at: float) -> int:
+    def _score(self) -> int:
         model = load_published(self.model_path, self.settings.device)
-        if learning.scored_since(self.store, model.version, asked_at):
-            return 0
         report = reporter(self.store, "entropy", f"model {model.version}")
         return learning.score_pool(
             self.store,
@@ -282,19 +270,6 @@ class Campaign:
             "progress": {row.task: {"done": row.done, "total": row.total, "message": row.message} for row in progress},
             "state_dir": str(self.store.folder),
         }
-
-
-def _unchecked(row: int, file: LabelFile) -> Label:
-    """A label whose file has not been read yet, which its empty signature says."""
-    return Label(
-        image=row,
-        path=str(file.path),
-        signature="",
-        saved_at=time.time(),
-        annotator=file.annotator,
-        label_info=file.label_info,
-        problem=f"The label {file.path} has not been checked yet.",
-    )
 
 
 def read_held_out(path: Path | None) -> frozenset[str]:

@@ -19,7 +19,17 @@ from sqlalchemy import Engine, exc
 from sqlalchemy.orm import Session
 
 from coldstart.exceptions import StoreBusyError, StoreDamagedError
-from coldstart.store.engine import BUSY_TIMEOUT_S, Damage, connect_to, examine, held, meaning, migrate, refused
+from coldstart.store.engine import (
+    BUSY_TIMEOUT_S,
+    IMMEDIATE,
+    Damage,
+    connect_to,
+    examine,
+    held,
+    meaning,
+    migrate,
+    refused,
+)
 from coldstart.store.recovery import create, leftovers, replace_damaged, set_aside
 
 FILE_NAME = "coldstart.sqlite"
@@ -51,8 +61,9 @@ class Store:
     ----------
     folder : Path
         Folder of the database file; it is made where it is missing.
-    on_renewed : callable
-        Called when another file than before lies at the path while this process runs, to fill it again.
+    fill : callable
+        Called with the first transaction of a database that is opened in the place of the one before, while this
+        process runs: nobody meets it before it holds what this puts in.
 
     Raises
     ------
@@ -64,10 +75,10 @@ class Store:
         If the database was written by a newer version of this app.
     """
 
-    def __init__(self, folder: Path, on_renewed: Callable[[], None] = lambda: None):
+    def __init__(self, folder: Path, fill: Callable[[Session], None] = lambda session: None):
         self.folder = folder
         self.path = folder / FILE_NAME
-        self._on_renewed = on_renewed
+        self._fill = fill
         self._turn = threading.Lock()
         self._opened = self._open()
         self._looked_over = _state(self.path)
@@ -105,10 +116,8 @@ class Store:
         """
         opened = self._current()
         with self._explaining(opened):
-            with self._in_turn(), opened.engine.connect().execution_options(begin="BEGIN IMMEDIATE") as connection:
-                with Session(connection, expire_on_commit=False) as session, session.begin():
-                    session.connection()
-                    yield session
+            with self._in_turn(), _alone(opened.engine) as session:
+                yield session
             if _identity(self.path) != opened.identity:
                 raise StoreDamagedError(
                     f"The database {self.path} was removed or replaced while it was written. Try again."
@@ -196,9 +205,11 @@ class Store:
         with self._in_turn():
             if self._opened is not opened:
                 return
-            self._opened = self._open(damage, opened.identity)
+            renewed = self._open(damage, opened.identity)
+            with _alone(renewed.engine) as session:
+                self._fill(session)
+            self._opened = renewed
             opened.engine.dispose()
-        self._on_renewed()
 
     def _open(self, damage: Damage | None = None, damaged: Identity | None = None) -> _Opened:
         """Open the file at the path, in the place of the file `damaged` where that is still there."""
@@ -232,6 +243,14 @@ class Store:
         except Damage as damage:
             return damage
         return None
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Session]:
+    with engine.connect().execution_options(begin=IMMEDIATE) as connection:
+        with Session(connection, expire_on_commit=False) as session, session.begin():
+            session.connection()
+            yield session
 
 
 def _identity(path: Path) -> Identity | None:
