@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -139,6 +140,16 @@ def fill_the_disk(studies: Path) -> dict[str, Any]:
         entries["p1"]["image"]["info"]["ward"],
     ]
     seen["labelled"] = campaign.status()["labelled"]
+    subprocess.run(["mount", "-o", "remount,ro", str(studies)], check=True)
+    for opened in (datastore, FolderDatastore(str(studies), campaign)):
+        opened.sync()
+        opened.update_image_info("p1", {"ward": "8"})
+        opened.sync()
+        try:
+            opened.save_label("p3", str(scratch / "third.png"), "final", {})
+        except AppError as error:
+            seen.setdefault("read-only", []).append([error.status_code, error.detail])
+    seen["still served"] = len(datastore.list_images())
     return seen
 
 

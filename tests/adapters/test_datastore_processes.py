@@ -137,7 +137,7 @@ def test_eighty_labels_at_once_beside_a_sync_and_another_process(studies: Path, 
     assert datastore._campaign.status()["labelled"] == 80
 
 
-def test_full_disk_leaves_what_was_there_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
+def test_full_or_read_only_disk_leaves_what_was_there_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     alone = ["unshare", "--map-root-user", "--mount"]
@@ -152,3 +152,5 @@ def test_full_disk_leaves_what_was_there_and_goes_on_once_there_is_room(tmp_path
     assert seen["unchanged"] and seen["left over"] == []
     assert seen["label without record"] and seen["record then"] == []
     assert seen["record later"] == ["bob", "7"] and seen["labelled"] == 2
+    assert [status for status, _ in seen["read-only"]] == [503, 503] and seen["still served"] == 5
+    assert all("cannot be written: Read-only file system" in sentence for _, sentence in seen["read-only"])

@@ -25,9 +25,8 @@ from coldstart.adapters.datastore_checks import (
     label_file_suffix,
     shown,
 )
-from coldstart.adapters.datastore_file import cannot_write
 from coldstart.adapters.datastore_folder import WatchedFolder, split_name
-from coldstart.adapters.durable import put, staged, sync_folder
+from coldstart.adapters.durable import cannot_write, put, staged, sync_folder
 from coldstart.adapters.errors import AppError
 from coldstart.adapters.users import annotator
 from coldstart.campaign import Campaign, LabelFile
@@ -74,7 +73,9 @@ class CampaignDatastore(WatchedDatastore):
         if (name := annotator((label_info or {}).get("client_id"))) is not None:
             info["annotator"] = name
         with _sentence_for(f"The label of image '{image_id}'"):
-            folder.mkdir(parents=True, exist_ok=True)
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)
+                sync_folder(self._labels)
             with staged(Path(label_filename), folder) as file, self._file.exclusive():
                 target = folder / (image_id + suffix)
                 put(file, target)
@@ -264,6 +265,14 @@ class FolderDatastore(CampaignDatastore):
         self._campaign.sync(images, labels)
         self._uncounted.clear()
         self._handed, self._handed_at = (version, self._campaign.revision()), time.monotonic()
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image and its labels; no click gets it any more."""
+        super().remove_image(image_id)
+        try:
+            self.sync()
+        except StoreError as error:
+            logger.warning("Image '%s' is removed, but the database does not know it yet: %s", image_id, error)
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
     def __init__(self, datastore_path: str, **_options: Any):
         self._label_folders: dict[str, WatchedFolder] = {}
         self._image_folder: WatchedFolder | None = None
+        self._changed = False  # outlives a look that a folder out of reach cut short
         self._version = 0
         self._tried_at = -WRITE_EVERY_S
         self._status: tuple[Objects | None, dict[str, Any]] = (None, {})
@@ -61,22 +62,23 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
         """
         with self._file.threads:
             self._require_images()
-            changed = self._file.refresh()
+            self._changed |= self._file.refresh()
             if self._image_folder is None:
                 known = {image_id: image_id + entry.image.ext for image_id, entry in self._datastore.objects.items()}
                 self._image_folder = WatchedFolder(self._images, known)
                 remove_left_overs(self._images)
-            changed |= self._image_folder.look()
+            self._changed |= self._image_folder.look()
             tags = self._tags()
             for gone in self._label_folders.keys() - tags:
                 del self._label_folders[gone]
-                changed = True
+                self._changed = True
             for tag in tags:
-                changed |= self._label_folder(tag).look()
-            if changed:
+                self._changed |= self._label_folder(tag).look()
+            if self._changed:
                 self._version += 1
                 with self._file.editing() as objects:
                     self._reconcile(objects, self._image_folder)
+                self._changed = False
         if self._file.unsaved and time.monotonic() - self._tried_at >= WRITE_EVERY_S:
             self.flush()
 

@@ -30,7 +30,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
 
-from coldstart.adapters.durable import put, staged
+from coldstart.adapters.durable import cannot_write, put, staged
 from coldstart.adapters.errors import AppError
 
 logger = logging.getLogger(__name__)
@@ -175,15 +175,18 @@ class DatastoreFile:
     def _keep_last(self) -> None:
         """Give the file that is there, which was good when we last read or wrote it, its second name."""
         link = self.copy.with_name(f".{self.copy.name}.part")
-        link.unlink(missing_ok=True)
         try:
-            os.link(self.path, link)
-        except FileNotFoundError:
-            return
-        except OSError:  # a file system without hard links
-            shutil.copyfile(self.path, link)
-        os.replace(link, self.copy)
-        link.unlink(missing_ok=True)  # renaming one link of a file to another of the same file does nothing
+            link.unlink(missing_ok=True)
+            try:
+                os.link(self.path, link)
+            except FileNotFoundError:
+                return  # there is none yet
+            except OSError:  # a file system without hard links
+                shutil.copyfile(self.path, link)
+            os.replace(link, self.copy)
+            link.unlink(missing_ok=True)  # renaming one link of a file to another of the same file does nothing
+        except OSError as error:
+            logger.warning("The last good copy of %s cannot be kept as %s: %s.", self.path, self.copy, error)
 
     def _recover(self) -> None:
         try:
@@ -233,6 +236,8 @@ class DatastoreFile:
             self.unsaved = self.unsaved or self.model.objects != others
 
     def _both(self, image_id: str, mine: ImageLabelModel, other: ImageLabelModel) -> ImageLabelModel:
+        if mine == other:
+            return mine
         labels = {}
         for tag in {**other.labels, **mine.labels}:
             ours, theirs = mine.labels.get(tag), other.labels.get(tag)
@@ -262,16 +267,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return _text(value)
-
-
-def cannot_write(what: Path | str, error: OSError) -> AppError:
-    """Say in a sentence why a file cannot be written."""
-    reason = error.strerror or str(error)
-    return AppError(
-        f"{what} cannot be written: {reason}. What was there before is unchanged; make room or give the server the "
-        "permission to write there, then try again.",
-        status_code=507,
-    )
 
 
 def _text(value: Any) -> str:

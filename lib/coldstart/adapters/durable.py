@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from coldstart.adapters.errors import AppError
+
 LEFT_OVER = ".coldstart-*.part"
 """What a killed process leaves behind; hidden, so nobody takes it for an image or a label."""
 LEFT_OVER_AFTER_S = 3600.0
 """Age from which such a file is removed; a younger one may belong to another server that is writing it."""
 
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -70,3 +73,14 @@ def remove_left_overs(folder: Path) -> None:
                 path.unlink()
         except FileNotFoundError:
             continue
+
+
+def cannot_write(what: Path | str, error: OSError) -> AppError:
+    """Say in a sentence why a file cannot be written."""
+    no_room = error.errno in _NO_ROOM
+    remedy = "Make room on its disk" if no_room else "Let the server write there, under a name of that length"
+    return AppError(
+        f"{what} cannot be written: {error.strerror or error}. What was there before is unchanged. {remedy}, then try "
+        "again.",
+        status_code=507 if no_room else 503,
+    )
