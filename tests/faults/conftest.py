@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from fault_case import CONF
 
@@ -12,7 +11,7 @@ from coldstart.adapters.server import Server
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Start a real server on a studies folder; all are ended after the module's last test, with what they started."""
+    """Start a real server on a studies folder; all are ended after the module's last test."""
     running: list[Server] = []
     logs = tmp_path_factory.mktemp("logs")
 
@@ -22,15 +21,5 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         return server
 
     yield start_server
-    for server in running:
+    for server in reversed(running):
         server.stop()
-
-
-@pytest.fixture
-def end_children() -> Iterator[list[psutil.Process]]:
-    """Processes to be ended after the test, whatever came of it."""
-    processes: list[psutil.Process] = []
-    yield processes
-    for process in processes:
-        if process.is_running():
-            process.kill()

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def truth_of(studies: Path) -> Path:
 
 def open_campaign(studies: Path, **conf: str) -> Campaign:
     """The campaign of a studies folder, in this process, as a server with the same settings has it."""
-    return Campaign(load_settings({**CONF, **conf}, APP_FOLDER / "configs"), state_folder(studies))
+    settings = load_settings({**CONF, **conf}, APP_FOLDER / "configs")
+    return Campaign(settings, state_folder(studies, settings.state_dir))
 
 
 def sync(campaign: Campaign, studies: Path) -> None:
@@ -113,14 +115,14 @@ def child(server: Server, method: str) -> psutil.Process | None:
     """The child process of a server that trains or scores."""
     for process in psutil.Process(server.pid).children():
         command = process.cmdline()
-        if "monailabel.interfaces.utils.app" in command and command[command.index("-m", 2 + 1) + 1] == method:
+        if "monailabel.interfaces.utils.app" in command and method in command:
             return process
     return None
 
 
-def query(studies: Path, sql: str) -> list[tuple[Any, ...]]:
-    """Rows of the campaign's database, beside whoever has it open."""
-    with sqlite3.connect(state_folder(studies) / "coldstart.sqlite", timeout=30) as connection:
+def query(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Rows of the database in a campaign's folder, beside whoever has it open."""
+    with closing(sqlite3.connect(folder / "coldstart.sqlite", timeout=30)) as connection:
         return connection.execute(sql).fetchall()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.async_tasks.utils import background_executors, processes, tasks
+from monailabel.utils.async_tasks.utils import background_executors, background_processes, processes, tasks
 
 from coldstart.campaign import Campaign
 
@@ -47,6 +47,18 @@ class _Tries:
     last: float
 
 
+class _Processes(dict[str, "subprocess.Popen[str]"]):
+    """MONAI Label's table of running processes, which forgets how they ended; `known` does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[str, subprocess.Popen[str]] = {}
+
+    def __setitem__(self, task_id: str, process: subprocess.Popen[str]) -> None:
+        self.known[task_id] = process
+        super().__setitem__(task_id, process)
+
+
 class Tasks:
     """Begins what the campaign has to do in child processes, and says what became of them.
 
@@ -59,12 +71,13 @@ class Tasks:
     def __init__(self, campaign: Campaign):
         self._campaign = campaign
         self._tries: dict[str, _Tries] = {}
-        self._processes: dict[str, subprocess.Popen[str]] = {}
         self._waiting: set[str] = set()
+        self._processes = {kind: _Processes() for kind in KINDS}
+        background_processes.update(self._processes)
 
     def begin(self) -> dict[str, Any]:
         """Queue what has something to do, is neither waiting nor running, and did not fail a moment ago."""
-        self._look()
+        self._give_up_lost()
         queued: dict[str, Any] = {}
         for name, fingerprint in self._campaign.tasks_to_do().items():
             tries = self._tries.get(name)
@@ -89,29 +102,24 @@ class Tasks:
             if task["status"] in ("ERROR", "STOPPED")
         }
 
-    def _look(self) -> None:
-        """Keep the processes, of which MONAI Label forgets how they ended, and give up tasks that got none.
+    def _give_up_lost(self) -> None:
+        """Call a task failed whose process could not be started: in MONAI Label it stays SUBMITTED for good.
 
-        A task whose process could not be started stays SUBMITTED in MONAI Label for good. It is one when, at two looks
-        in a row, it waits although no other runs before it.
+        It is one when, at two looks in a row, it waits although no other runs before it.
         """
-        waiting = set()
-        for kind in KINDS:
-            running = dict(processes(kind))
-            self._processes.update(running)
-            for task in [] if running else list(tasks(kind)):
-                if task["status"] == "SUBMITTED":
-                    waiting.add(task["id"])
-                    if task["id"] in self._waiting:
-                        task["status"] = "ERROR"
-        self._waiting = waiting
+        idle = [kind for kind in KINDS if not processes(kind)]
+        waiting = [task for kind in idle for task in tasks(kind) if task["status"] == "SUBMITTED"]
+        for task in waiting:
+            if task["id"] in self._waiting:
+                task["status"] = "ERROR"
+        self._waiting = {task["id"] for task in waiting}
 
     def _sentence(self, name: str, task: dict[str, Any]) -> str:
         what = f"The {_NAMES.get(name, name)}"
         kept = _KEPT.get(name, "ask for it again")
         if task["status"] == "STOPPED":
             return f"{what} was stopped; {kept}."
-        process = self._processes.get(task["id"])
+        process = self._processes["train" if name == "train" else "scoring"].known.get(task["id"])
         code = process.returncode if process is not None else None
         if code is not None and code < 0:
             cause = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""

@@ -108,13 +108,6 @@ def needs_scoring(session: Session) -> bool:
     return model is not None and (scoring is None or scoring.model_version != model.version)
 
 
-def scored_since(store: Store, version: str, moment: float) -> bool:
-    """Tell whether a scoring with this model was finished after `moment` (seconds since 1970)."""
-    finished = select(Scoring.id).where(Scoring.model_version == version, Scoring.finished_at > moment)
-    with store.reading() as session:
-        return session.scalar(finished.limit(1)) is not None
-
-
 def score_pool(
     store: Store,
     settings: Settings,
