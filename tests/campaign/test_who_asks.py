@@ -136,6 +136,87 @@ def test_image_whose_label_was_removed_is_a_candidate_again(campaign):
     assert clicks(campaign, 2) == [expected[0], expected[2]]
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("first", STRATEGIES)
+def test_reserved_image_is_given_by_no_strategy(campaign, first, strategy):
+    case.score(campaign, case.random_entropies())
+    mine = click(campaign, first, annotator="anna").image_id
+    assert mine not in clicks(campaign, N_POOL - 1, strategy)
+    assert SHARED in click(campaign, strategy).why["reason"]
+
+
+def test_named_annotator_alone_gets_back_what_she_skipped_rather_than_what_others_hold(campaign, clock):
+    others = clicks(campaign, N_POOL - 1)
+    mine = click(campaign, annotator="anna").image_id
+    assert mine not in others
+    for _ in range(2):
+        again = click(campaign, annotator="anna")
+        assert (again.image_id, again.why["phase"]) == (mine, "skipped_before")
+
+
+def test_shared_image_is_another_one_than_the_annotator_just_held(campaign, clock):
+    order = clicks(campaign, N_POOL)  # all with somebody
+    first = click(campaign, annotator="anna")
+    assert (first.image_id, first.why["phase"]) == (order[0], "shared")
+    second = click(campaign, annotator="anna")
+    assert (second.image_id, second.why["phase"]) == (order[1], "shared")
+
+
+def test_image_skipped_by_one_and_then_served_to_another_is_reserved_for_the_other(campaign, clock):
+    skipped = click(campaign, annotator="anna").image_id
+    click(campaign, annotator="anna")
+    clicks(campaign, N_POOL - 2)
+    assert click(campaign, annotator="ben").image_id == skipped
+    # anna's click skips only what she holds now
+    assert click(campaign, annotator="anna").image_id != skipped
+    assert servings(campaign)[0] == (skipped, "skipped")
+    assert [outcome for image_id, outcome in servings(campaign) if image_id == skipped] == ["skipped", None]
+
+
+def test_image_whose_reservation_is_over_is_a_candidate_in_the_normal_order_and_nobodys(make_campaign, clock):
+    campaign = make_campaign(reserve_minutes=10)
+    expected = planned(campaign)
+    assert click(campaign, annotator="anna").image_id == expected[0]
+    clock.now += 11 * 60
+    assert click(campaign, annotator="ben").image_id == expected[0]
+    # it is ben's now: anna's next click does not take it from him
+    assert click(campaign, annotator="anna").image_id == expected[1]
+    assert click(campaign).image_id == expected[2]
+    assert servings(campaign)[:2] == [(expected[0], "skipped"), (expected[0], None)]
+
+
+def test_named_annotator_who_comes_back_after_her_time_skips_all_the_same(make_campaign, clock):
+    campaign = make_campaign(reserve_minutes=10)
+    expected = planned(campaign)
+    clicks(campaign, 1, annotator="anna")
+    clock.now += 11 * 60
+    assert click(campaign, annotator="anna").image_id == expected[1]
+    assert click(campaign).image_id == expected[2]
+
+
+def test_label_saved_by_anybody_ends_every_reservation_of_its_image(campaign, clock):
+    order = clicks(campaign, N_POOL)
+    assert click(campaign, annotator="anna").image_id == order[0]  # shared: held twice
+    label(campaign, order[0], annotator="ben")
+    assert [outcome for image_id, outcome in servings(campaign) if image_id == order[0]] == ["labelled"] * 2
+    campaign.remove_label(order[0])
+    free = click(campaign)
+    assert free.image_id == order[0]
+    assert free.why["phase"] != "shared"
+
+
+def test_named_and_anonymous_clicks_mixed_hand_out_every_image_once(campaign):
+    names = (None, "anna", None, "ben")
+    got = []
+    for index in range(N_POOL):
+        name = names[index % 4]
+        got.append(click(campaign, annotator=name).image_id)
+        if name is not None:
+            label(campaign, got[-1], annotator=name)
+    assert len(set(got)) == N_POOL
+    assert [outcome for _, outcome in servings(campaign)] == [None, "labelled"] * (N_POOL // 2)
+
+
 def test_label_with_a_problem_counts_as_labelled_for_serving(campaign):
     first = click(campaign).image_id
     assert label(campaign, first, values=(9,)) is not None
