@@ -234,3 +234,9 @@ def test_a_body_without_end_is_not_read(server: Server) -> None:
         timeout=60,
     )
     assert answer.status_code == 413 and "at most" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", TASKS)
+def test_no_task_runs_in_the_server_itself(server: Server, path: str) -> None:
+    answer = requests.post(f"{server.url}{path}?run_sync=true", json={}, timeout=60)
+    assert answer.status_code == 400 and "`run_sync`" in answer.json()["detail"]

@@ -265,8 +265,10 @@ def test_an_archive_unpacks_nothing_outside_its_folder(server: Server, folder: P
 def test_a_request_names_no_folder_of_code_for_a_child_process(server: Server, folder: Path) -> None:
     (folder / "code").mkdir()
     (folder / "code" / "mlflow.py").write_text(f"open({str(folder / 'code' / 'ran')!r}, 'w')")
-    for path in ("/scoring/embedding", "/scoring/", "/train/attention_unet", "/train/", "/batch/infer/attention_unet"):
-        for body in ({"bundle_path": str(folder / "code")}, {"attention_unet": {"bundle_path": str(folder / "code")}}):
-            answer = requests.post(f"{server.url}{path}", json=body, timeout=60)
-            assert 400 <= answer.status_code < 500, (path, body, answer.text)
+    named = {"bundle_path": str(folder / "code")}
+    bodies = [("/train/", {"attention_unet": named}), ("/scoring/", {"embedding": named})]
+    tasks = ("/scoring/embedding", "/scoring/", "/train/attention_unet", "/train/", "/batch/infer/attention_unet")
+    for path, body in [*bodies, *((path, named) for path in tasks)]:
+        answer = requests.post(f"{server.url}{path}", json=body, timeout=60)
+        assert answer.status_code == 400 and "`bundle_path`" in answer.json()["detail"], (path, body, answer.text)
     assert not (folder / "code" / "ran").exists()

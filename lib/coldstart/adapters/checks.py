@@ -74,6 +74,8 @@ def check(asked: Asked, app: ColdStartApp) -> None:
             require_name("client_id", client_id)
     if (session_id := asked.names.get("session_id")) and not _SESSION_ID.fullmatch(session_id):
         raise AppError(f"There is no session '{session_id}'. Create one first.", 404)
+    if asked.names.get("run_sync", "false").lower() not in ("false", "0", "no", "off", "n", "f"):
+        raise AppError("`run_sync` would keep the server from answering anybody until the task ends. Leave it out.")
     route = f"{asked.method} {asked.route}"
     if route in _CHECKS:
         _CHECKS[route](asked, app)
