@@ -1,0 +1,147 @@
+"""Work that runs out of memory for real: this process may take no more of it than it is told.
+
+`python out_of_memory_case.py WORK FOLDER BATCH_SIZE:LIMIT_MB ...` prints, as JSON, what came of each run. The limit is
+on the address space, above what the process takes before the run, and 0 is none; what fails is torch's allocator.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import uuid
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from coldstart.campaign import Campaign, learning, vectors
+from coldstart.embedding.encoder import Array, TorchEncoder
+from coldstart.exceptions import ColdStartError
+from coldstart.segmentation import (
+    Sample,
+    TrainingConfig,
+    load_model,
+    predict_prepared,
+    prepare_image,
+    save_model,
+    train,
+)
+from coldstart.settings import Settings
+
+MB = 1 << 20
+N_IMAGES = 8
+SIDE = 256
+
+Work = Callable[[int, int], dict[str, Any]]
+"""From a number of images and a batch size to what came of it."""
+
+
+class WideEncoder(TorchEncoder):
+    """One convolution, of which each image takes 16 MB."""
+
+    spatial_dims, n_features = 2, 64
+
+    def __init__(self) -> None:
+        super().__init__("wide", "1", torch.nn.Conv2d(1, self.n_features, 3, padding=1), torch.device("cpu"))
+
+    def prepare(self, image: Array) -> Array:
+        return image.mean(axis=0, keepdims=True)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.network(inputs).mean(dim=(2, 3))
+
+
+def training(folder: Path, images: list[Path]) -> Work:
+    def work(n: int, batch_size: int) -> dict[str, Any]:
+        samples = [Sample(path.stem, path, path.with_name(f"label_{path.name}"), {1: 1}) for path in images[:n]]
+        model = train(samples, make_config(batch_size))
+        save_model(model, folder / "model.pt")
+        requested = model.metadata["requested_batch_size"]
+        return {"batch_size": model.config.batch_size, "requested": requested, "losses": model.metadata["losses"]}
+
+    return work
+
+
+def embedding(folder: Path, images: list[Path]) -> Work:
+    def work(n: int, batch_size: int) -> dict[str, Any]:
+        campaign = make_campaign(folder / uuid.uuid4().hex, images[:n], embed_batch_size=batch_size)
+        return {"embedded": vectors.embed_images(campaign.store, campaign.settings, WideEncoder())}
+
+    return work
+
+
+def scoring(folder: Path, images: list[Path]) -> Work:
+    training(folder, images)(1, 1)
+
+    def work(n: int, batch_size: int) -> dict[str, Any]:
+        campaign = make_campaign(folder / uuid.uuid4().hex, images[:n], score_batch_size=batch_size)
+        model = load_model(folder / "model.pt", "cpu")
+        prepare, predict = partial(prepare_image, config=model.config), partial(predict_prepared, model)
+        n_scored = learning.score_pool(
+            campaign.store, campaign.settings, model.version, prepare=prepare, predict=predict
+        )
+        return {"scored": n_scored}
+
+    return work
+
+
+def make_config(batch_size: int) -> TrainingConfig:
+    return TrainingConfig(
+        label_names=("bright",),
+        spatial_dims=2,
+        spatial_size=(SIDE, SIDE),
+        channels=(16, 32),
+        epochs=1,
+        batch_size=batch_size,
+        device="cpu",
+    )
+
+
+def make_campaign(folder: Path, images: list[Path], **values: Any) -> Campaign:
+    settings = Settings(labels={"bright": 1}, spatial_dims=2, spatial_size=(SIDE, SIDE), device="cpu", **values)
+    campaign = Campaign(settings, folder)
+    campaign.sync({path.stem: path for path in images}, {})
+    return campaign
+
+
+def write_images(folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(N_IMAGES):
+        pixels = np.random.default_rng(index).integers(0, 255, (SIDE, SIDE)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"i{index:02d}.png")
+        Image.fromarray((pixels > 127).astype(np.uint8)).save(folder / f"label_i{index:02d}.png")
+    return sorted(folder.glob("i*.png"))
+
+
+def address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def run(work: Work, batch_size: int, limit_mb: int) -> dict[str, Any]:
+    if limit_mb:
+        resource.setrlimit(resource.RLIMIT_AS, (address_space() + limit_mb * MB, resource.RLIM_INFINITY))
+    try:
+        return work(N_IMAGES, batch_size)
+    except ColdStartError as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def main(name: str, folder: Path, runs: list[str]) -> list[dict[str, Any]]:
+    torch.set_num_threads(1)
+    work = {"training": training, "embedding": embedding, "scoring": scoring}[name](folder, write_images(folder))
+    work(1, 1)
+    return [run(work, *map(int, batch_and_limit.split(":"))) for batch_and_limit in runs]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    name, folder, *runs = sys.argv[1:]
+    print(json.dumps(main(name, Path(folder), runs)))
