@@ -11,8 +11,8 @@ import full_disk_case
 import pytest
 
 LIMIT_S = 150
+SIZE = "8m"
 UNSHARE = ["unshare", "--user", "--map-root-user", "--mount"]
-SIZE_OF = {"store_on_a_full_disk": "4m", "damaged_store_on_a_full_disk": "4m"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +34,7 @@ def test_full_disk(case: str, tmp_path: Path) -> None:
     disk.mkdir()
     other.mkdir()
     script = 'mount -t tmpfs -o "size=$1" none "$2" && shift && exec "$2" "$3" "$4" "$1" "$5"'
-    arguments = [SIZE_OF.get(case, "12m"), str(disk), sys.executable, full_disk_case.__file__, case, str(other)]
+    arguments = [SIZE, str(disk), sys.executable, full_disk_case.__file__, case, str(other)]
     done = subprocess.run(
         [*UNSHARE, "sh", "-c", script, "sh", *arguments], capture_output=True, text=True, timeout=LIMIT_S
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,11 @@ def score_pool(
         error=ModelError,
     )
     require_files([path for index, path in enumerate(paths) if index not in entropies and not path.is_file()])
+    store.patiently(partial(_write_entropies, store, version, {rows[index]: nats for index, nats in entropies.items()}))
+    return len(entropies)
+
+
+def _write_entropies(store: Store, version: str, entropies: Mapping[Image, float]) -> None:
     values = np.array(list(entropies.values()), dtype=float)
     with store.writing() as session:
         scoring = Scoring(
@@ -172,7 +178,6 @@ def score_pool(
         )
         session.add(scoring)
         session.flush()
-        for index, entropy in entropies.items():
-            unchanged = update(Image).where(Image.id == rows[index].id, Image.signature == rows[index].signature)
+        for row, entropy in entropies.items():
+            unchanged = update(Image).where(Image.image_id == row.image_id, Image.signature == row.signature)
             session.execute(unchanged.values(entropy=entropy, scoring_id=scoring.id))
-    return len(entropies)

@@ -109,7 +109,7 @@ def _write_points(
     session: Session, made: ImageMap, rows: Sequence[Image], points: NDArray[Any], *, fitted: bool
 ) -> None:
     for row, point in zip(rows, points, strict=True):
-        unchanged = update(Image).where(Image.id == row.id, Image.signature == row.signature)
+        unchanged = update(Image).where(Image.image_id == row.image_id, Image.signature == row.signature)
         session.execute(unchanged.values(map_id=made.id, point=vector_to_bytes(point, POINT_DTYPE), fitted=fitted))
 
 

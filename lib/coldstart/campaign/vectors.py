@@ -109,7 +109,8 @@ def require_files(away: Sequence[Path]) -> None:
 
 
 def _write_vectors(store: Store, group: Sequence[tuple[_Pending, dict[str, Any]]]) -> None:
-    """Write what was computed, but not over an image that was replaced meanwhile."""
+    """Write what was computed, but not over an image that was replaced meanwhile, nor into a row that is another's."""
     with store.writing() as session:
         for row, values in group:
-            session.execute(update(Image).where(Image.id == row.id, Image.signature == row.signature).values(**values))
+            unchanged = update(Image).where(Image.id == row.id, Image.path == row.path)
+            session.execute(unchanged.where(Image.signature == row.signature).values(**values))
