@@ -21,6 +21,10 @@ BUSY_TIMEOUT_S = 5.0
 longest of our own transactions takes over 10,000 new images, in two seconds or, on a busy machine, in four; whoever
 waits in vain is told so, or tries again by itself."""
 
+ASK_EVERY_S = 0.002
+"""How often a transaction that writes asks for its turn. Left to itself SQLite asks ten times a second, and a process
+beside others that write without a break is then never lucky."""
+
 NO_ROOM_BYTES = 1 << 20
 """With less room than this on its disk, SQLite's "disk I/O error" and "unable to open" mean that there is none."""
 
