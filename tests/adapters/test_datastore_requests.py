@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datastore_case import arrived, open_datastore, record, write, write_label
+from datastore_case import open_datastore, record, write, write_label
+from sqlalchemy import delete
 
 from coldstart.adapters.datastore import FolderDatastore
 from coldstart.adapters.datastore_checks import MAX_INFO_CHARACTERS
 from coldstart.adapters.errors import AppError
 from coldstart.exceptions import StoreBusyError
+from coldstart.store import Label
 
 HOSTILE = [
     "../../escaped",
@@ -232,15 +234,18 @@ def test_label_is_saved_while_the_database_cannot_be_written_and_counts_once_it_
     assert campaign.status()["labelled"] == 0
 
 
-def test_database_that_is_removed_is_filled_again_by_the_next_sync(
+def test_database_that_lost_its_rows_or_itself_is_filled_again_by_the_next_sync(
     datastore: FolderDatastore, studies: Path, tmp_path: Path
 ) -> None:
+    campaign = datastore._campaign
     datastore.save_label("a", str(write_label(tmp_path / "label.png")), "final", {"client_id": "ann"})
     datastore.sync()
+    with campaign.store.writing() as session:
+        session.execute(delete(Label))
+    assert campaign.status()["labelled"] == 0
+    datastore.sync()
+    assert campaign.status()["labelled"] == 1
     for path in (studies / "coldstart").glob("coldstart.sqlite*"):
         path.unlink()
     datastore.sync()
-    datastore.sync()
-    status = datastore._campaign.status()
-    assert (status["images"], status["labelled"]) == (2, 1)
-    arrived(studies / "a.png")
+    assert (campaign.status()["images"], campaign.status()["labelled"]) == (2, 1)
