@@ -106,6 +106,7 @@ class Campaign:
 
     def save_label(self, image_id: str, label: LabelFile) -> str | None:
         """Count a label that was just saved; return why it stays out of training, or None."""
+        self._refill.labels[image_id] = label
         self._desk.write_remembered()
         return inventory.save_label(self.store, image_id, label, self.settings.labels)
 
