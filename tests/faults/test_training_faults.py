@@ -281,7 +281,9 @@ def test_model_file_is_whole_at_whatever_moment_its_writer_is_killed(tmp_path: P
 def test_start_after_a_kill_with_a_damaged_model_file_serves_the_last_good_one(
     studies: Path, server: Server, model_path: Path, start: Callable[..., Server]
 ) -> None:
-    version, before, stats = used_version(server), state(server), info(server)["train_stats"]
+    version = used_version(server)
+    wait_for("the scoring", lambda: state(server)["scored_model_version"] == version, server)
+    before, stats = state(server), info(server)["train_stats"]
     clicked = click(server, "one")["id"]
     assert train(server, max_epochs=ENDLESS).ok
     orphan = wait_for_epochs(server)
