@@ -232,12 +232,12 @@ class Campaign:
         Two servers on one folder take turns; the second finds the work done.
         """
         with FileLock(self.folder / "scoring.lock"):
+            model = load_published(self.model_path, self.settings.device)
             with self.store.reading() as session:
                 to_do = learning.needs_scoring(session)
-            return self._score() if to_do else 0
+            return self._score(model) if to_do else 0
 
-    def _score(self) -> int:
-        model = load_published(self.model_path, self.settings.device)
+    def _score(self, model: Model) -> int:
         report = reporter(self.store, "entropy", f"model {model.version}")
         return learning.score_pool(
             self.store,
