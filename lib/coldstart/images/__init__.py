@@ -11,6 +11,7 @@ Axis convention of every array here, written (channels, *spatial) for images and
 Positions and directions are in mm and in LPS, as in ITK and DICOM. All functions can be called from several threads.
 """
 
+from coldstart.images.dicom_seg import SegmentedLabel, read_dicom_seg, write_dicom_seg
 from coldstart.images.formats import IMAGE_PATTERNS, SUFFIXES, image_suffix, result_suffix
 from coldstart.images.geometry import (
     DIRECTION_TOLERANCE,
@@ -21,6 +22,7 @@ from coldstart.images.geometry import (
 )
 from coldstart.images.image import Image, read_image
 from coldstart.images.label import INTEGER_TOLERANCE, MAX_LABEL_VALUE, Label, read_label, write_label
+from coldstart.images.series import Series, read_series, write_series_image
 
 __all__ = [
     "DIRECTION_TOLERANCE",
@@ -33,10 +35,16 @@ __all__ = [
     "Geometry",
     "Image",
     "Label",
+    "SegmentedLabel",
+    "Series",
     "describe_mismatch",
     "image_suffix",
+    "read_dicom_seg",
     "read_image",
     "read_label",
+    "read_series",
     "result_suffix",
+    "write_dicom_seg",
     "write_label",
+    "write_series_image",
 ]
