@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import campaign_case as case
 import numpy as np
@@ -12,6 +13,7 @@ from campaign_case import BUDGET, KEYS, click, clicks, fresh_plan, label, pool, 
 from sqlalchemy import func, select
 
 from coldstart.campaign import STRATEGIES
+from coldstart.exceptions import ImageError
 from coldstart.selection import acquire
 from coldstart.store import Scoring, Serving
 
@@ -216,11 +218,16 @@ def test_scoring_looks_at_unlabelled_images_of_the_pool_only(campaign):
 def test_new_model_asks_for_a_scoring_once(campaign):
     assert campaign.tasks_to_do() == {}
     case.learning.record_model(campaign.store, "m1", {})
-    assert campaign.tasks_to_do() == {"entropy": "m1"}
+    assert campaign.tasks_to_do() == {}, "its file was taken away"
+    campaign.model_path.parent.mkdir()
+    campaign.model_path.touch()
+    first = campaign.tasks_to_do()
+    assert set(first) == {"entropy"}
     score(campaign, random_entropies(), "m1")
     assert campaign.tasks_to_do() == {}
     case.learning.record_model(campaign.store, "m2", {})
-    assert campaign.tasks_to_do() == {"entropy": "m2"}
+    second = campaign.tasks_to_do()
+    assert set(second) == {"entropy"} and second != first
 
 
 def test_image_that_cannot_be_scored_gets_the_mean_and_does_not_stop_the_others(campaign, pictures, tmp_path):
@@ -229,12 +236,27 @@ def test_image_that_cannot_be_scored_gets_the_mean_and_does_not_stop_the_others(
     campaign.sync(case.list_files(pictures) | {"shaky": shaky}, {})
     campaign.embed()
     assert score(campaign, {**random_entropies(), 200: 0.65}) == case.N_POOL - BUDGET + 1
-    shaky.unlink()
+    shaky.write_bytes(b"not a picture any more")
     assert score(campaign, random_entropies(1), "m2") == case.N_POOL - BUDGET
     order = [click(campaign, alpha=0.0) for _ in range(case.N_POOL - BUDGET + 1)]
     mean = case.newest_scoring(campaign).mean
     answer = next(sample for sample in order if sample.image_id == "shaky")
     assert answer.why["entropy_nats"] == pytest.approx(mean)
+
+
+def test_scoring_is_not_complete_while_files_are_away(campaign, pictures, tmp_path):
+    label_budget(campaign)
+    share = tmp_path / "share"
+    shutil.copytree(pictures, share)
+    campaign.sync(case.list_files(share), {})
+    campaign.embed()
+    assert score(campaign, random_entropies()) > 0
+    share.rename(tmp_path / "away")
+    with pytest.raises(ImageError, match=r"image file\(s\) went away meanwhile, .* see that it is mounted"):
+        score(campaign, random_entropies(1), "m2")
+    assert case.newest_scoring(campaign).model_version == "m1"
+    (tmp_path / "away").rename(share)
+    assert score(campaign, random_entropies(1), "m2") > 0
 
 
 def test_scoring_of_a_pool_that_is_labelled_to_the_last_image_is_complete(campaign):
