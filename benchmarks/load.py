@@ -62,7 +62,10 @@ def main() -> None:
     arguments = parser.parse_args()
     result = {
         "command": f"python benchmarks/load.py {' '.join(sys.argv[1:])}".strip(),
-        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU used; clients on the same machine",
+        "hardware": (
+            f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU used; clients on the same machine; "
+            f"load average {os.getloadavg()[0]:.1f} from other work when the run began"
+        ),
         "measurements": [],
         "memory": [],
     }
