@@ -22,8 +22,8 @@ from sqlalchemy import select, text
 from coldstart.adapters.server import Server
 from coldstart.store import FILE_NAME, Image, Label, Serving, Store, state_folder
 
-N_KILLS = 36
-LONGEST_LIFE_S = 0.7
+N_KILLS = 32
+LONGEST_LIFE_S = 0.5
 
 
 def run_and_kill(context: Any, studies: Path, state: Path, seed: int) -> list[list[Any]]:
@@ -67,7 +67,7 @@ class Expected:
 
 
 def test_database_survives_a_kill_at_any_moment(tmp_path: Path) -> None:
-    """After each of 36 kills it opens, is whole, and holds every change whose call had returned."""
+    """After each of 32 kills it opens, is whole, and holds every change whose call had returned."""
     studies, state = tmp_path / "studies", tmp_path / "state"
     studies.mkdir()
     for number in range(case.N_IMAGES):
