@@ -51,6 +51,9 @@ class Settings(BaseModel):
     projection: Literal["tsne", "pca", "none"] = Field("tsne", description="tsne, pca or none")
     heldout: FilePath | None = Field(None, description="file with the ids of held-out images, one a line")
     reserve_minutes: float = Field(60, gt=0, description="how long a served image is kept for whoever got it")
+    prelabel: int = Field(
+        5, ge=0, description="images next in line that a new model segments in advance, as a start for the annotator"
+    )
     state_dir: Path | None = Field(None, description="folder of the app's database and models")
 
     epochs: int = Field(120, ge=1, description="epochs of a training")

@@ -35,6 +35,7 @@ def make_settings(**values: Any) -> Settings:
         "projection": "pca",
         "budget": BUDGET,
         "epochs": 1,
+        "prelabel": 0,
         "device": "cpu",
     }
     return Settings(**{**defaults, **values})

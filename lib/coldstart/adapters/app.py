@@ -24,6 +24,7 @@ from coldstart.adapters.datastore import FolderDatastore
 from coldstart.adapters.errors import AppError, answered
 from coldstart.adapters.gate import install_gate
 from coldstart.adapters.inference import AttentionUnetInference
+from coldstart.adapters.prelabel import PrelabelScoring
 from coldstart.adapters.scoring import EmbeddingScoring, EntropyScoring
 from coldstart.adapters.strategies import strategies
 from coldstart.adapters.tasks import SERVER_PID, Tasks, end_tasks_before, end_with_server
@@ -78,8 +79,12 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         return strategies(self.campaign)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        """Embedding and entropy."""
-        return {"embedding": EmbeddingScoring(self.campaign), "entropy": EntropyScoring(self.campaign)}
+        """Embedding, entropy and pre-labels."""
+        return {
+            "embedding": EmbeddingScoring(self.campaign),
+            "entropy": EntropyScoring(self.campaign),
+            "prelabel": PrelabelScoring(self.campaign, self._infers[MODEL_NAME]),
+        }
 
     def info(self) -> dict[str, Any]:
         """What MONAI Label says of an app and, under `coldstart`, the campaign in numbers."""
@@ -126,7 +131,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         if answer:
             if answer["coldstart"]["phase"] == BEFORE_EMBEDDING and (error := self._tasks.errors().get("embedding")):
                 answer["coldstart"]["reason"] += f"; embedding them failed: {error}"
-            answer["path"] = self._datastore.get_image_uri(answer["id"])
+            answer["path"] = self._datastore.image_path(answer["id"])
         return answer
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:

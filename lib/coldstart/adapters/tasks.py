@@ -30,10 +30,11 @@ LOOK_FOR_SERVER_EVERY_S = 0.5
 
 KINDS = ("scoring", "train")
 """MONAI Label's kinds of tasks that this app has."""
-_NAMES = {"embedding": "embedding", "entropy": "entropy scoring", "train": "training"}
+_NAMES = {"embedding": "embedding", "entropy": "entropy scoring", "prelabel": "pre-labelling", "train": "training"}
 _KEPT = {
     "embedding": "what was embedded is kept, and the rest is tried again by itself",
     "entropy": "the scoring before stays in use, and it is tried again by itself",
+    "prelabel": "the images come without the model's segmentation until then, and it is tried again by itself",
     "train": "nothing was published, and the model before, if there is one, stays in use",
 }
 _RAISED = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Warning): (?:\d{3}: )?(?P<sentence>.+)")

@@ -11,16 +11,18 @@ from typing import Any, Literal
 from filelock import FileLock
 from sqlalchemy import select
 
-from coldstart.campaign import inventory, learning, planning, vectors
+from coldstart.campaign import fetching, inventory, learning, planning, prelabels, vectors
 from coldstart.campaign.choosing import StrategyName
-from coldstart.campaign.inventory import LabelFile
+from coldstart.campaign.fetching import Fetch, all_are_here
+from coldstart.campaign.held_out import read_held_out
+from coldstart.campaign.inventory import ImageFile, LabelFile
 from coldstart.campaign.learning import LabelledImages
 from coldstart.campaign.pool import PoolMemory
 from coldstart.campaign.progress import reporter
 from coldstart.campaign.refill import Refill
 from coldstart.campaign.serving import Desk, Sample
 from coldstart.embedding import create_encoder
-from coldstart.exceptions import ModelError, SettingsError
+from coldstart.exceptions import ModelError
 from coldstart.segmentation import (
     EpochReport,
     Evaluation,
@@ -37,7 +39,7 @@ from coldstart.segmentation import (
 from coldstart.settings import Settings
 from coldstart.store import Image, Label, Progress, Store
 
-TaskName = Literal["embedding", "entropy"]
+TaskName = Literal["embedding", "entropy", "prelabel"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +74,13 @@ class Campaign:
         self._memory = PoolMemory(settings.random_state)
         self._desk = Desk(self.store, settings, self._memory)
         self.model_path = folder / "models" / "attention_unet.pt"
+        self.fetch: Fetch = all_are_here
 
     def __reduce__(self) -> tuple[type[Campaign], tuple[Settings, Path]]:
         """Pickle for another process, which opens the database anew."""
         return Campaign, (self.settings, self.folder)
 
-    def sync(self, images: Mapping[str, Path], labels: Mapping[str, LabelFile]) -> None:
+    def sync(self, images: Mapping[str, Path | ImageFile], labels: Mapping[str, LabelFile]) -> None:
         """Take over what the datastore shows: images by id, and final labels by image id."""
         self._refill.images, self._refill.labels = images, dict(labels)
         self._say_unknown_held_out(images)
@@ -91,7 +94,7 @@ class Campaign:
         self.store.look_over()
         return inventory.revision(self.store)
 
-    def _say_unknown_held_out(self, images: Mapping[str, Path]) -> None:
+    def _say_unknown_held_out(self, images: Mapping[str, object]) -> None:
         unknown = sorted(self.held_out - images.keys())
         if unknown != self.unknown_held_out:
             self.unknown_held_out = unknown
@@ -130,6 +133,10 @@ class Campaign:
             self._refill.note_serving(sample.image_id, sample.why, strategy, annotator)
         return sample
 
+    def next_in_line(self, n: int) -> list[str]:
+        """Ids of the images that the next `n` clicks would be served; none is reserved by asking."""
+        return self._desk.next_in_line(n)
+
     def tasks_to_do(self) -> dict[TaskName, str]:
         """Tasks that have something to do, each with a fingerprint that changes when there is something else to do."""
         self._adopt_model()
@@ -144,6 +151,8 @@ class Campaign:
             model = learning.newest_model(session) if self.model_path.is_file() else None
             if model is not None and learning.needs_scoring(session):
                 tasks["entropy"] = f"{model.version} {database}"
+            elif model is not None and prelabels.waiting_model(session, self.settings.prelabel):
+                tasks["prelabel"] = f"{model.version} {database}"
         return tasks
 
     def embed(self) -> int:
@@ -160,10 +169,16 @@ class Campaign:
         )
         report = reporter(self.store, "embedding", f"encoder {encoder.name}")
         # Each goes on from what it has written: tried again, it does the rest.
+        key = vectors.encoder_key(encoder)
+        self.store.patiently(partial(fetching.fetch_for_embedding, self.store, self.fetch, key))
         count = self.store.patiently(partial(vectors.embed_images, self.store, self.settings, encoder, report))
         self.store.patiently(partial(planning.update_map, self.store, self.settings, encoder))
         self.store.patiently(partial(planning.update_plan, self.store, self.settings))
         return count
+
+    def fetch_training_images(self) -> None:
+        """Have the labelled images here that `train` reads, also in other processes."""
+        self.store.patiently(partial(fetching.fetch_for_training, self.store, self.fetch))
 
     def require_training_images(self) -> LabelledImages:
         """Labelled images to learn from; ModelError when there is none."""
@@ -239,6 +254,7 @@ class Campaign:
 
     def _score(self, model: Model) -> int:
         report = reporter(self.store, "entropy", f"model {model.version}")
+        self.store.patiently(partial(fetching.fetch_for_scoring, self.store, self.fetch))
         return learning.score_pool(
             self.store,
             self.settings,
@@ -247,6 +263,18 @@ class Campaign:
             predict=partial(predict_prepared, model),
             progress=report,
         )
+
+    def prelabel(self, keep: prelabels.KeepPrelabel) -> str | None:
+        """Have `keep` segment the images next in line with the newest model; return its version if it did."""
+        n = self.settings.prelabel
+        with FileLock(self.folder / "prelabel.lock"):
+            with self.store.reading() as session:
+                model = prelabels.waiting_model(session, n)
+            if model is None:
+                return None
+            report = reporter(self.store, "prelabel", f"model {model.version}")
+            prelabels.prelabel(self.store, model.version, self.next_in_line(n), n, keep, report)
+            return model.version
 
     def status(self) -> dict[str, Any]:
         """The campaign in numbers, for `GET /info/`; plain JSON types."""
@@ -271,22 +299,3 @@ class Campaign:
             "progress": {row.task: {"done": row.done, "total": row.total, "message": row.message} for row in progress},
             "state_dir": str(self.store.folder),
         }
-
-
-def read_held_out(path: Path | None) -> frozenset[str]:
-    """Ids of the held-out images: one a line, empty lines and lines that begin with # left out.
-
-    Raises
-    ------
-    SettingsError
-        If the file cannot be read.
-    """
-    if path is None:
-        return frozenset()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"--conf heldout must name a text file with one image id a line; got '{path}': {error}."
-        ) from None
-    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))

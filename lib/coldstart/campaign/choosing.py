@@ -6,7 +6,7 @@ served first; one that is also with another annotator, least recently served fir
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -68,6 +68,17 @@ class State:
         """Neither labelled, nor reserved, nor skipped."""
         return ~(self.taken | self.pool.mask(self.skipped))
 
+    def after(self, pick: Pick) -> State:
+        """The campaign as the click after the one that got this pick sees it."""
+        row = self.pool.rows[pick.index]
+        order = 1 + max([0, *self.reserved.values(), *self.skipped.values()])
+        return replace(
+            self,
+            reserved={**self.reserved, row: order},
+            skipped={known: order for known, order in self.skipped.items() if known != row},
+            n_active_picks=self.n_active_picks + (pick.phase == ACTIVE),
+        )
+
     @property
     def budget_is_labelled(self) -> bool:
         """Whether as many images are labelled as the cold start was to give."""
@@ -77,6 +88,15 @@ class State:
 def choose(state: State, strategy: StrategyName, alpha: float) -> Pick | None:
     """Choose the next image; None when every usable image is labelled."""
     return _free_pick(state, strategy, alpha) or _last_resort(state)
+
+
+def look_ahead(state: State, n: int, strategy: StrategyName, alpha: float) -> list[int]:
+    """Index of each image that the next `n` clicks would be served; what is with somebody already is not among them."""
+    indices: list[int] = []
+    while len(indices) < n and (pick := choose(state, strategy, alpha)) is not None and pick.phase != SHARED:
+        indices.append(pick.index)
+        state = state.after(pick)
+    return indices
 
 
 def explain(state: State, pick: Pick) -> dict[str, Any]:

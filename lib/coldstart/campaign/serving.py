@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from coldstart.campaign.choosing import ACTIVE, State, StrategyName, choose, explain
+from coldstart.campaign.choosing import ACTIVE, State, StrategyName, choose, explain, look_ahead
 from coldstart.campaign.pool import PoolMemory
 from coldstart.campaign.reservations import Reservations, read_reservations, skip_open_servings
 from coldstart.campaign.unwritten import NewServing, UnwrittenServings
@@ -87,6 +87,16 @@ class Desk:
                     logger.warning("What this click got is not written yet, but remembered: %s", error)
             return self._serve_and_remember(click)
 
+    def next_in_line(self, n: int) -> list[str]:
+        """Ids of the images that the next `n` clicks on the automatic strategy would be served; none is reserved."""
+        with self._turn, self._store.reading() as session:
+            now = time.time()
+            reservations = read_reservations(session, self._kept_since(now))
+            self._unwritten.apply(reservations)
+            state = self._state(session, now, reservations, self._unwritten)
+            indices = look_ahead(state, n, "coldstart_al", self._settings.alpha)
+        return [state.pool.image_ids[index] for index in indices]
+
     def write_remembered(self) -> None:
         """Write what clicks got while the database could not be written, where there is any and it can be now."""
         with self._turn:
@@ -134,20 +144,11 @@ class Desk:
         reservations: Reservations,
         unwritten: UnwrittenServings | None = None,
     ) -> NewServing | None:
-        pool, labels = self._memory.read(session)
-        scoring_id = pool.scoring.id if pool.scoring is not None else None
-        n_active = session.scalar(select(func.count()).where(Serving.scoring_id == scoring_id)) or 0
-        state = State(
-            settings=self._settings,
-            pool=pool,
-            labelled=pool.mask(labels.rows),
-            reserved=reservations.reserved(self._kept_since(now)),
-            skipped=reservations.skipped,
-            n_active_picks=n_active + (unwritten.count(scoring_id) if unwritten is not None else 0),
-        )
+        state = self._state(session, now, reservations, unwritten)
         pick = choose(state, click.strategy, click.alpha)
         if pick is None:
             return None
+        pool = state.pool
         return NewServing(
             pool.image_ids[pick.index],
             {
@@ -156,9 +157,24 @@ class Desk:
                 "strategy": click.strategy,
                 "phase": pick.phase,
                 "why": explain(state, pick),
-                "scoring_id": scoring_id if pick.phase == ACTIVE else None,
+                "scoring_id": pool.scoring.id if pick.phase == ACTIVE and pool.scoring is not None else None,
                 "served_at": now,
             },
+        )
+
+    def _state(
+        self, session: Session, now: float, reservations: Reservations, unwritten: UnwrittenServings | None
+    ) -> State:
+        pool, labels = self._memory.read(session)
+        scoring_id = pool.scoring.id if pool.scoring is not None else None
+        n_active = session.scalar(select(func.count()).where(Serving.scoring_id == scoring_id)) or 0
+        return State(
+            settings=self._settings,
+            pool=pool,
+            labelled=pool.mask(labels.rows),
+            reserved=reservations.reserved(self._kept_since(now)),
+            skipped=reservations.skipped,
+            n_active_picks=n_active + (unwritten.count(scoring_id) if unwritten is not None else 0),
         )
 
 

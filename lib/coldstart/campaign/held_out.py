@@ -1,0 +1,26 @@
+"""The list of held-out images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coldstart.exceptions import SettingsError
+
+
+def read_held_out(path: Path | None) -> frozenset[str]:
+    """Ids of the held-out images: one a line, empty lines and lines that begin with # left out.
+
+    Raises
+    ------
+    SettingsError
+        If the file cannot be read.
+    """
+    if path is None:
+        return frozenset()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"--conf heldout must name a text file with one image id a line; got '{path}': {error}."
+        ) from None
+    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
