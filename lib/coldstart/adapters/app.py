@@ -131,7 +131,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         if answer:
             if answer["coldstart"]["phase"] == BEFORE_EMBEDDING and (error := self._tasks.errors().get("embedding")):
                 answer["coldstart"]["reason"] += f"; embedding them failed: {error}"
-            answer["path"] = self._datastore.image_path(answer["id"])
+            answer["path"] = self._datastore.get_image_uri(answer["id"])
         return answer
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
