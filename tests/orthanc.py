@@ -65,6 +65,7 @@ class Orthanc:
         if self._process is not None:
             self._process.terminate()
             self._process.wait(20)
+            self._process = None
 
     @property
     def client(self) -> DICOMwebClient:

@@ -24,6 +24,14 @@ class LabelError(ColdStartError):
     """A label cannot be used for training (shape, geometry, unknown value or name)."""
 
 
+class ArchiveError(ColdStartError):
+    """The DICOM archive cannot be asked for now: out of reach, overloaded, or it does not let the server in."""
+
+
+class ArchiveRefusedError(ArchiveError):
+    """The archive answered, but not with what this one request was for; asked again it would say the same."""
+
+
 class EncoderError(ColdStartError):
     """An encoder or its weights cannot be used."""
 

@@ -20,6 +20,10 @@ GRID_STEP = 16
 """The Attention U-Net halves its grid four times: every side has to be a multiple of this."""
 
 ENCODERS = ("auto", "radimagenet", "medicalnet", "descriptor")
+IMAGE_MODALITIES = (
+    *("CT", "MR", "CR", "DX", "MG", "XA", "RF", "RG", "US", "NM", "PT", "IO", "PX", "OT", "SC", "XC", "OP", "OPT"),
+)
+"""What DICOM calls the kinds of series that hold images."""
 ENCODER_PREFIXES = ("resnet50:", "hf:")
 
 
@@ -51,6 +55,9 @@ class Settings(BaseModel):
     projection: Literal["tsne", "pca", "none"] = Field("tsne", description="tsne, pca or none")
     heldout: FilePath | None = Field(None, description="file with the ids of held-out images, one a line")
     reserve_minutes: float = Field(60, gt=0, description="how long a served image is kept for whoever got it")
+    modalities: tuple[str, ...] = Field(
+        ("CT", "MR", "CR", "DX"), min_length=1, description="modalities of the series that are served from an archive"
+    )
     prelabel: int = Field(
         5, ge=0, description="images next in line that a new model segments in advance, as a start for the annotator"
     )
@@ -65,6 +72,17 @@ class Settings(BaseModel):
     amp: bool = Field(True, description="mixed precision on a GPU")
     embed_batch_size: int = Field(16, ge=1, description="images that the encoder sees at once")
     score_batch_size: int = Field(8, ge=1, description="images that entropy scoring sees at once")
+
+    @field_validator("modalities")
+    @classmethod
+    def _check_modalities(cls, modalities: tuple[str, ...]) -> tuple[str, ...]:
+        for modality in modalities:
+            if modality not in IMAGE_MODALITIES:
+                raise ValueError(
+                    f"'{modality}' must be one of DICOM's modalities of images, {', '.join(IMAGE_MODALITIES)}."
+                    f"{_nearest(modality.upper(), IMAGE_MODALITIES)}"
+                )
+        return tuple(dict.fromkeys(modalities))
 
     @field_validator("encoder")
     @classmethod
@@ -194,9 +212,23 @@ def _parse_numbers(text: str) -> list[float] | None:
     return None if text.lower() in ("", "none", "null") else [float(number) for number in text.split(",")]
 
 
-_PARSERS = {"labels": _parse_labels, "spatial_size": _parse_numbers, "intensity_range": _parse_numbers}
+def _parse_names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+_PARSERS = {
+    "labels": _parse_labels,
+    "modalities": _parse_names,
+    "spatial_size": _parse_numbers,
+    "intensity_range": _parse_numbers,
+}
 """What is more than one word. MONAI Label's launcher splits at spaces, so the values hold none."""
-_EXAMPLES = {"labels": "lung:1,heart:2", "spatial_size": "256,256", "intensity_range": "-1000,1000"}
+_EXAMPLES = {
+    "labels": "lung:1,heart:2",
+    "modalities": "CT,MR",
+    "spatial_size": "256,256",
+    "intensity_range": "-1000,1000",
+}
 
 
 def _validate(values: Mapping[str, Any], source: str) -> Settings:

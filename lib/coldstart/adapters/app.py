@@ -20,7 +20,9 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import gpu_count
 
-from coldstart.adapters.datastore import FolderDatastore
+from coldstart.adapters.archive import ArchiveDatastore
+from coldstart.adapters.archive_client import require_archive_address
+from coldstart.adapters.datastore import CampaignDatastore, FolderDatastore
 from coldstart.adapters.errors import AppError, answered
 from coldstart.adapters.gate import install_gate
 from coldstart.adapters.inference import AttentionUnetInference
@@ -31,7 +33,7 @@ from coldstart.adapters.tasks import SERVER_PID, Tasks, end_tasks_before, end_wi
 from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.adapters.watch import Watch
 from coldstart.campaign import BEFORE_EMBEDDING, Campaign
-from coldstart.exceptions import ColdStartError, SettingsError
+from coldstart.exceptions import ColdStartError
 from coldstart.segmentation import resolve_device
 from coldstart.settings import load_settings
 from coldstart.store import state_folder
@@ -61,9 +63,11 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         self._tasks = Tasks(self.campaign)
         self._watch = Watch({"look for new files": self._datastore.sync, "search for work": self._tasks.begin})
 
-    def init_datastore(self) -> FolderDatastore:
-        """Open the studies folder."""
+    def init_datastore(self) -> CampaignDatastore:
+        """Open the studies folder, or the archive; unlike MONAI Label's own this fetches no program from elsewhere."""
         with _ending_in_a_sentence():
+            if is_archive(self.studies):
+                return ArchiveDatastore(require_archive_address(self.studies), self.campaign)
             return FolderDatastore(self.studies, self.campaign)
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -98,7 +102,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         }
         return info
 
-    def infer(self, request: dict[str, Any], datastore: FolderDatastore | None = None) -> dict[str, Any]:
+    def infer(self, request: dict[str, Any], datastore: CampaignDatastore | None = None) -> dict[str, Any]:
         """Segment an image that the server lists, or a file that it wrote itself for this request."""
         self.require_model(request.get("model"))
         studies = datastore or self._datastore
@@ -114,7 +118,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             result["label"] = studies.save_label(image, result["file"], tag, info)
         return result
 
-    def batch_infer(self, request: dict[str, Any], datastore: FolderDatastore | None = None) -> dict[str, Any]:
+    def batch_infer(self, request: dict[str, Any], datastore: CampaignDatastore | None = None) -> dict[str, Any]:
         """Segment many images; MONAI Label shares them among its GPUs, also where there are none."""
         request = {**request, "multi_gpu": request.get("multi_gpu", True) and gpu_count() > 0}
         result: dict[str, Any] = super().batch_infer(request, datastore)
@@ -131,7 +135,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         if answer:
             if answer["coldstart"]["phase"] == BEFORE_EMBEDDING and (error := self._tasks.errors().get("embedding")):
                 answer["coldstart"]["reason"] += f"; embedding them failed: {error}"
-            answer["path"] = self._datastore.get_image_uri(answer["id"])
+            answer["path"] = self._datastore.image_path(answer["id"])
         return answer
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
@@ -212,10 +216,15 @@ def _ending_in_a_sentence() -> Iterator[None]:
         raise
 
 
+def is_archive(studies: str) -> bool:
+    """Tell whether `--studies` is the address of an archive, not a folder."""
+    return studies.strip().lower().startswith(("http://", "https://"))
+
+
 def _open_campaign(app_dir: Path, studies: str, conf: dict[str, str]) -> Campaign:
-    if studies.startswith(("http://", "https://")):
-        raise SettingsError(f"--studies must be a folder; got '{studies}'. Archives are not served by this version.")
     settings = load_settings(conf, app_dir / "configs")
     resolve_device(settings.device)
+    if is_archive(studies):
+        return Campaign(settings, state_folder(require_archive_address(studies), settings.state_dir))
     Path(studies).mkdir(parents=True, exist_ok=True)
     return Campaign(settings, state_folder(Path(studies), settings.state_dir))

@@ -6,7 +6,7 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,12 @@ from coldstart.adapters.datastore_checks import (
     label_file_suffix,
     shown,
 )
+from coldstart.adapters.datastore_file import Objects
 from coldstart.adapters.datastore_folder import WatchedFolder, split_name
 from coldstart.adapters.durable import cannot_write, put, staged, sync_folder
 from coldstart.adapters.errors import AppError
 from coldstart.adapters.users import annotator
-from coldstart.campaign import Campaign, LabelFile
+from coldstart.campaign import Campaign, ImageFile, LabelFile
 from coldstart.exceptions import StoreError
 
 logger = logging.getLogger(__name__)
@@ -42,9 +43,7 @@ HAND_OVER_EVERY_S = 60.0
 class CampaignDatastore(WatchedDatastore):
     """What our datastores share, be they a folder or the local cache of an archive.
 
-    It stands between MONAI Label's class and `LocalDatastore`, as in `class Archive(DICOMWebDatastore,
-    CampaignDatastore)`, so that whatever MONAI Label itself writes to its cache goes through here too. `_campaign` is
-    set before `__init__` is called.
+    `_campaign` is set before `__init__` is called.
 
     A label is on the disk, and counts in the campaign, when its saving returns. Clicks and info are only noted, and
     written with the next label, by the next `look` that is due, or by `flush`; a power cut loses at most
@@ -56,7 +55,38 @@ class CampaignDatastore(WatchedDatastore):
     def __init__(self, datastore_path: str, **options: Any):
         self._counting = threading.Lock()
         self._uncounted: dict[str, str] = {}
+        self._handed: tuple[object, ...] = ()
+        self._handed_at = 0.0
         super().__init__(datastore_path, **options)
+
+    def sync(self) -> None:
+        """Look, and hand the campaign what there is where either of them changed since the last time."""
+        self.look()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        seen = self._version, self._campaign.revision()
+        if seen == self._handed and time.monotonic() - self._handed_at < HAND_OVER_EVERY_S:
+            return
+        with self._file.threads:
+            version, objects = self._version, self._datastore.objects
+            images, labels = self._image_files(objects), self._label_files(objects)
+        self._campaign.sync(images, labels)
+        self._uncounted.clear()
+        self._handed, self._handed_at = (version, self._campaign.revision()), time.monotonic()
+
+    def _image_files(self, objects: Objects) -> Mapping[str, Path | ImageFile]:
+        """What the campaign is told of the images."""
+        away = self._image_names()[1]
+        return {image_id: Path(self.image_path(image_id)) for image_id in objects if image_id not in away}
+
+    def _label_files(self, objects: Objects) -> dict[str, LabelFile]:
+        """What the campaign is told of the labels."""
+        return {
+            image_id: self._label_file(image_id, entry.labels[FINAL])
+            for image_id, entry in objects.items()
+            if FINAL in entry.labels and not self._is_waiting(image_id, FINAL)
+        }
 
     # Labels
 
@@ -67,16 +97,21 @@ class CampaignDatastore(WatchedDatastore):
         or the database be out of order, it is saved all the same and taken over later; see `label_warning`.
         """
         self._require_image(image_id)
-        folder = self._labels / checked_tag(label_tag)
-        suffix = label_file_suffix(label_filename)
         info = checked_info(label_info or {}, "params")
         if (name := annotator((label_info or {}).get("client_id"))) is not None:
             info["annotator"] = name
+        self._keep_label(image_id, Path(label_filename), checked_tag(label_tag), info)
+        return image_id
+
+    def _keep_label(self, image_id: str, label: Path, label_tag: str, info: dict[str, Any]) -> None:
+        """Put a label in its place, with an info that is whole."""
+        folder = self._labels / label_tag
+        suffix = label_file_suffix(label.name)
         with _sentence_for(f"The label of image '{image_id}'"):
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
                 sync_folder(self._labels)
-            with staged(Path(label_filename), folder) as file, self._file.exclusive():
+            with staged(label, folder) as file, self._file.exclusive():
                 target = folder / (image_id + suffix)
                 put(file, target)
                 watched = self._label_folder(label_tag)
@@ -87,7 +122,6 @@ class CampaignDatastore(WatchedDatastore):
         self.flush()
         if label_tag == FINAL:
             self._count(image_id)
-        return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label; without its final label an image is a candidate again."""
@@ -213,7 +247,7 @@ class CampaignDatastore(WatchedDatastore):
         info = {key: value for key, value in entry.image.info.items() if key not in ("coldstart", "id")}
         if not isinstance(info.get("strategy", {}), dict):  # MONAI Label adds to it at every click
             del info["strategy"]
-        return {**copy.deepcopy(info), "path": str(self._images / (image_id + entry.image.ext))}
+        return {**copy.deepcopy(info), "path": self.image_path(image_id)}
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """Info of a label; a copy, unlike stock's."""
@@ -251,32 +285,7 @@ class FolderDatastore(CampaignDatastore):
 
     def __init__(self, studies: str, campaign: Campaign):
         self._campaign = campaign
-        self._handed: tuple[object, ...] = ()
-        self._handed_at = 0.0
         super().__init__(studies)
-
-    def sync(self) -> None:
-        """Look at the folder, and hand the campaign what it holds where either of them changed since the last time."""
-        self.look()
-        seen = self._version, self._campaign.revision()
-        if seen == self._handed and time.monotonic() - self._handed_at < HAND_OVER_EVERY_S:
-            return
-        with self._file.threads:
-            version, objects = self._version, self._datastore.objects
-            away = self._image_folder.waiting if self._image_folder is not None else frozenset()
-            labels = {
-                image_id: self._label_file(image_id, entry.labels[FINAL])
-                for image_id, entry in objects.items()
-                if FINAL in entry.labels and not self._is_waiting(image_id, FINAL)
-            }
-        images = {
-            image_id: self._images / (image_id + entry.image.ext)
-            for image_id, entry in objects.items()
-            if image_id not in away
-        }
-        self._campaign.sync(images, labels)
-        self._uncounted.clear()
-        self._handed, self._handed_at = (version, self._campaign.revision()), time.monotonic()
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image and its labels; no click gets it any more."""

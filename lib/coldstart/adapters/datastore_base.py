@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -63,11 +63,7 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
         with self._file.threads:
             self._require_images()
             self._changed |= self._file.refresh()
-            if self._image_folder is None:
-                known = {image_id: image_id + entry.image.ext for image_id, entry in self._datastore.objects.items()}
-                self._image_folder = WatchedFolder(self._images, known)
-                remove_left_overs(self._images)
-            self._changed |= self._image_folder.look()
+            self._changed |= self._look_at_images()
             tags = self._tags()
             for gone in self._label_folders.keys() - tags:
                 del self._label_folders[gone]
@@ -77,7 +73,7 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
             if self._changed:
                 self._version += 1
                 with self._file.editing() as objects:
-                    self._reconcile(objects, self._image_folder)
+                    self._reconcile(objects)
                 self._changed = False
         if self._file.unsaved and time.monotonic() - self._tried_at >= WRITE_EVERY_S:
             self.flush()
@@ -120,15 +116,29 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
                     "server. Until then all that is known of them is kept."
                 )
 
-    def _reconcile(self, objects: Objects, folder: WatchedFolder) -> None:
-        """Make entries for new files, and drop those whose file is gone."""
-        for image_id in objects.keys() - folder.files.keys() - folder.waiting:
+    def _look_at_images(self) -> bool:
+        """Find out which images there are; return whether they are others than before."""
+        if self._image_folder is None:
+            known = {image_id: image_id + entry.image.ext for image_id, entry in self._datastore.objects.items()}
+            self._image_folder = WatchedFolder(self._images, known)
+            remove_left_overs(self._images)
+        return self._image_folder.look()
+
+    def _image_names(self) -> tuple[Mapping[str, str], frozenset[str]]:
+        """File name of each image, and ids of those whose file is being written."""
+        folder = self._image_folder
+        return (folder.files, folder.waiting) if folder is not None else ({}, frozenset())
+
+    def _reconcile(self, objects: Objects) -> None:
+        """Make entries for new images, and drop those that are gone."""
+        names, waiting = self._image_names()
+        for image_id in objects.keys() - names.keys() - waiting:
             del objects[image_id]
         labels_of: dict[str, dict[str, str]] = {}
         for tag, labelled in self._label_folders.items():
             for image_id, name in labelled.files.items():
                 labels_of.setdefault(image_id, {})[tag] = name
-        for image_id, name in folder.files.items():
+        for image_id, name in names.items():
             before = objects.get(image_id)
             suffix = name[len(image_id) :]
             image = (
@@ -163,10 +173,14 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
             return False
         return ((self._images if tag is None else self._labels / tag) / name).is_file()
 
-    def get_image_uri(self, image_id: str) -> str:
-        """Path of an image, a link being left as it is; empty where there is none."""
+    def image_path(self, image_id: str) -> str:
+        """Where the file of an image is, or will be, a link being left as it is; empty where there is no such image."""
         entry = self._datastore.objects.get(image_id)
         return str(self._images / (image_id + entry.image.ext)) if entry is not None else ""
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Path of an image that is there to be read; empty where there is none."""
+        return self.image_path(image_id)
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Path of a label; empty where there is none."""

@@ -26,7 +26,7 @@ class ServerError(ColdStartError):
 
 
 def server_command(
-    studies: Path, conf: Mapping[str, str], *, host: str, port: int, app: Path = APP_FOLDER
+    studies: Path | str, conf: Mapping[str, str], *, host: str, port: int, app: Path = APP_FOLDER
 ) -> list[str]:
     """Command line of MONAI Label's server with the app."""
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
@@ -62,8 +62,8 @@ class Server:
 
     Parameters
     ----------
-    studies : Path
-        Folder of the images.
+    studies : Path or str
+        Folder of the images, or address of an archive.
     conf : mapping of str to str
         The pairs of `--conf`.
     log : Path
@@ -75,7 +75,13 @@ class Server:
     """
 
     def __init__(
-        self, studies: Path, conf: Mapping[str, str], log: Path, *, ready_path: str = "/info/", app: Path = APP_FOLDER
+        self,
+        studies: Path | str,
+        conf: Mapping[str, str],
+        log: Path,
+        *,
+        ready_path: str = "/info/",
+        app: Path = APP_FOLDER,
     ):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"

@@ -73,6 +73,8 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         with FileLock(self._lock_path):
             self._running_path.unlink(missing_ok=True)  # of a training that was killed
             try:
+                with answered():
+                    self._campaign.fetch_training_images()
                 stats: dict[str, Any] = super().__call__(request, datastore)
             finally:
                 self._running_path.unlink(missing_ok=True)

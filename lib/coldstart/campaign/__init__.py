@@ -3,13 +3,14 @@
 from coldstart.campaign.campaign import Campaign, TaskName
 from coldstart.campaign.choosing import BEFORE_EMBEDDING, STRATEGIES, StrategyName
 from coldstart.campaign.held_out import read_held_out
-from coldstart.campaign.inventory import LabelFile
+from coldstart.campaign.inventory import ImageFile, LabelFile
 from coldstart.campaign.serving import Sample
 
 __all__ = [
     "BEFORE_EMBEDDING",
     "STRATEGIES",
     "Campaign",
+    "ImageFile",
     "LabelFile",
     "Sample",
     "StrategyName",

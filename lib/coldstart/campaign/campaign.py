@@ -11,10 +11,11 @@ from typing import Any, Literal
 from filelock import FileLock
 from sqlalchemy import select
 
-from coldstart.campaign import inventory, learning, planning, prelabels, vectors
+from coldstart.campaign import fetching, inventory, learning, planning, prelabels, vectors
 from coldstart.campaign.choosing import StrategyName
+from coldstart.campaign.fetching import Fetch, all_are_here
 from coldstart.campaign.held_out import read_held_out
-from coldstart.campaign.inventory import LabelFile
+from coldstart.campaign.inventory import ImageFile, LabelFile
 from coldstart.campaign.learning import LabelledImages
 from coldstart.campaign.pool import PoolMemory
 from coldstart.campaign.progress import reporter
@@ -73,12 +74,13 @@ class Campaign:
         self._memory = PoolMemory(settings.random_state)
         self._desk = Desk(self.store, settings, self._memory)
         self.model_path = folder / "models" / "attention_unet.pt"
+        self.fetch: Fetch = all_are_here
 
     def __reduce__(self) -> tuple[type[Campaign], tuple[Settings, Path]]:
         """Pickle for another process, which opens the database anew."""
         return Campaign, (self.settings, self.folder)
 
-    def sync(self, images: Mapping[str, Path], labels: Mapping[str, LabelFile]) -> None:
+    def sync(self, images: Mapping[str, Path | ImageFile], labels: Mapping[str, LabelFile]) -> None:
         """Take over what the datastore shows: images by id, and final labels by image id."""
         self._refill.images, self._refill.labels = images, dict(labels)
         self._say_unknown_held_out(images)
@@ -92,7 +94,7 @@ class Campaign:
         self.store.look_over()
         return inventory.revision(self.store)
 
-    def _say_unknown_held_out(self, images: Mapping[str, Path]) -> None:
+    def _say_unknown_held_out(self, images: Mapping[str, object]) -> None:
         unknown = sorted(self.held_out - images.keys())
         if unknown != self.unknown_held_out:
             self.unknown_held_out = unknown
@@ -167,10 +169,16 @@ class Campaign:
         )
         report = reporter(self.store, "embedding", f"encoder {encoder.name}")
         # Each goes on from what it has written: tried again, it does the rest.
+        key = vectors.encoder_key(encoder)
+        self.store.patiently(partial(fetching.fetch_for_embedding, self.store, self.fetch, key))
         count = self.store.patiently(partial(vectors.embed_images, self.store, self.settings, encoder, report))
         self.store.patiently(partial(planning.update_map, self.store, self.settings, encoder))
         self.store.patiently(partial(planning.update_plan, self.store, self.settings))
         return count
+
+    def fetch_training_images(self) -> None:
+        """Have the labelled images here that `train` reads, also in other processes."""
+        self.store.patiently(partial(fetching.fetch_for_training, self.store, self.fetch))
 
     def require_training_images(self) -> LabelledImages:
         """Labelled images to learn from; ModelError when there is none."""
@@ -246,6 +254,7 @@ class Campaign:
 
     def _score(self, model: Model) -> int:
         report = reporter(self.store, "entropy", f"model {model.version}")
+        self.store.patiently(partial(fetching.fetch_for_scoring, self.store, self.fetch))
         return learning.score_pool(
             self.store,
             self.settings,

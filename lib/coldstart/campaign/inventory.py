@@ -31,15 +31,35 @@ _BATCH = 500
 
 
 @dataclass(frozen=True)
+class ImageFile:
+    """An image whose file may have to be fetched first; `signature` changes when its pixels do."""
+
+    path: Path
+    signature: str
+
+
+@dataclass(frozen=True)
 class LabelFile:
     """A label with the tag `final`, as the datastore knows it.
 
-    `label_info` is the viewers' list of `{"name": ..., "idx": ...}`, or None.
+    `label_info` is the viewers' list of `{"name": ..., "idx": ...}`, or None. `problem` is why the datastore could not
+    make a label file of what it has, or None; the file may not be there then, and `signature` stands for it.
     """
 
     path: Path
     annotator: str | None = None
     label_info: Any | None = None
+    problem: str | None = None
+    signature: str | None = None
+
+    def current_signature(self) -> str:
+        """What changes when the label does; OSError where its file is away."""
+        return self.signature or file_signature(self.path)
+
+
+def path_of(file: Path | ImageFile) -> Path:
+    """Where the file of an image is, or will be."""
+    return file.path if isinstance(file, ImageFile) else file
 
 
 def revision(store: Store) -> tuple[tuple[str, int], ...]:
@@ -49,16 +69,20 @@ def revision(store: Store) -> tuple[tuple[str, int], ...]:
         return tuple((topic, number) for topic, number in rows)
 
 
-def sync_images(store: Store, files: Mapping[str, Path], held_out: Collection[str], spatial_dims: int) -> bool:
+def sync_images(
+    store: Store, files: Mapping[str, Path | ImageFile], held_out: Collection[str], spatial_dims: int
+) -> bool:
     """Take over the datastore's images; return whether anything changed.
 
     A new or replaced file starts without vector, point and entropy, and so does every file when the images are to be
     of another dimension than before; an image whose file is away keeps its row. What made the map goes on placing.
     """
     wanted: dict[str, _State] = {}
-    for image_id, path in files.items():
+    for image_id, file in files.items():
+        path = path_of(file)
         try:
-            signature = f"{file_signature(path)}-{spatial_dims}d"
+            content = file.signature if isinstance(file, ImageFile) else file_signature(path)
+            signature = f"{content}-{spatial_dims}d"
         except OSError:
             logger.debug("The file of image '%s' went away: %s", image_id, path)
         else:
@@ -113,7 +137,7 @@ def sync_labels(store: Store, files: Mapping[str, LabelFile], preset_labels: Map
     for image_id, image_signature in signatures.items():
         file = files[image_id]
         try:
-            current = str(file.path), _label_signature(file.path, image_signature, preset_labels)
+            current = str(file.path), _label_signature(file, image_signature, preset_labels)
         except OSError:
             logger.debug("The label of image '%s' went away: %s", image_id, file.path)
             continue
@@ -139,11 +163,11 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
         stray = f"The label {file.path} belongs to no image that the server knows; got image '{image_id}'."
         logger.warning("%s", stray)
         return stray
-    signature = _label_signature(file.path, image.signature, preset_labels)
+    signature = _label_signature(file, image.signature, preset_labels)
     label_info = file.label_info
-    if label_info is None and before is not None and before.signature.startswith(f"{file_signature(file.path)}-"):
+    if label_info is None and before is not None and before.signature.startswith(f"{file.current_signature()}-"):
         label_info = before.label_info  # the same file as before; the datastore lost what the viewer said of it
-    class_of_value, problem = _check(image, file.path, label_info, preset_labels)
+    class_of_value, problem = _check(image, file, label_info, preset_labels)
     if problem is not None:
         logger.warning("%s", problem)
     now = time.time()
@@ -173,10 +197,10 @@ def remove_label(store: Store, image_id: str) -> None:
             session.delete(row)
 
 
-def _label_signature(path: Path, image_signature: str, preset_labels: Mapping[str, int]) -> str:
+def _label_signature(file: LabelFile, image_signature: str, preset_labels: Mapping[str, int]) -> str:
     """A label is checked anew when its file, its image or the configured structures change."""
     checked_against = json.dumps([image_signature, preset_labels])
-    return f"{file_signature(path)}-{hashlib.sha256(checked_against.encode()).hexdigest()[:8]}"
+    return f"{file.current_signature()}-{hashlib.sha256(checked_against.encode()).hexdigest()[:8]}"
 
 
 def _batched(ids: list[str]) -> Iterator[list[str]]:
@@ -184,12 +208,14 @@ def _batched(ids: list[str]) -> Iterator[list[str]]:
 
 
 def _check(
-    image: Image, path: Path, label_info: Any, preset_labels: Mapping[str, int]
+    image: Image, file: LabelFile, label_info: Any, preset_labels: Mapping[str, int]
 ) -> tuple[dict[str, Any] | None, str | None]:
     try:
+        if file.problem is not None:
+            raise LabelError(file.problem)
         if not isinstance(label_info, list | None):
             raise LabelError(f"`label_info` must be a list of names and numbers; got {label_info!r}.")
-        classes = check_label_file(path, read_image(image.path).geometry, label_info, preset_labels)
+        classes = check_label_file(file.path, read_image(image.path).geometry, label_info, preset_labels)
     except (ImageError, LabelError) as error:
         return None, f"The label of image '{image.image_id}' is kept, but stays out of training: {error}"
     return {str(value): index for value, index in classes.items()}, None

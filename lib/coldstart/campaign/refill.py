@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coldstart.campaign.inventory import LABELLED, SKIPPED, LabelFile
+from coldstart.campaign.inventory import LABELLED, SKIPPED, ImageFile, LabelFile, path_of
 from coldstart.store import Image, Label, Serving
 
 
@@ -18,7 +18,7 @@ class Refill:
     """The datastore as it was last shown, and what was handed out since this process began."""
 
     def __init__(self) -> None:
-        self.images: Mapping[str, Path] = {}
+        self.images: Mapping[str, Path | ImageFile] = {}
         self.labels: dict[str, LabelFile] = {}
         self._servings: dict[str, dict[str, Any]] = {}
 
@@ -40,8 +40,8 @@ class Refill:
         """
         known = set(session.scalars(select(Image.image_id)))
         session.add_all(
-            Image(image_id=name, path=str(path), signature="", added_at=time.time(), held_out=name in held_out)
-            for name, path in self.images.items()
+            Image(image_id=name, path=str(path_of(file)), signature="", added_at=time.time(), held_out=name in held_out)
+            for name, file in self.images.items()
             if name not in known
         )
         rows = dict(session.execute(select(Image.image_id, Image.id)).tuples().all())

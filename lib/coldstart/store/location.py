@@ -23,13 +23,13 @@ LOCAL_FUSE = "fuseblk"
 """A local disk with a foreign file system, such as NTFS."""
 
 
-def state_folder(studies: Path, state_dir: Path | None = None) -> Path:
+def state_folder(studies: Path | str, state_dir: Path | None = None) -> Path:
     """Folder of the app's database and models for one studies folder; the log says which and why.
 
     Parameters
     ----------
-    studies : Path
-        The datastore's folder.
+    studies : Path or str
+        The datastore's folder; of an archive its address.
     state_dir : Path or None
         What `--conf state_dir` says; it wins.
 
@@ -37,15 +37,16 @@ def state_folder(studies: Path, state_dir: Path | None = None) -> Path:
     -------
     Path
         `state_dir`; else `<studies>/coldstart` where that is a writable local file system; else a folder under
-        the user's state folder, named by a hash of the studies' path.
+        the user's state folder, named by a hash of the studies' path or address.
     """
     if state_dir is not None:
         folder, reason = state_dir.expanduser().resolve(), "as --conf state_dir says"
+    elif isinstance(studies, str):
+        folder, reason = _user_state(studies), "in the user's state folder, because the studies are in an archive"
     elif (hindrance := _hindrance(studies)) is None:
         folder, reason = studies / FOLDER_NAME, "beside the images"
     else:
-        digest = hashlib.sha256(str(studies.resolve()).encode()).hexdigest()[:16]
-        folder = platformdirs.user_state_path("coldstart_al") / digest
+        folder = _user_state(str(studies.resolve()))
         reason = f"in the user's state folder, because the studies folder {hindrance}"
     logger.info("The database and the models are in %s (%s).", folder, reason)
     return folder
@@ -55,6 +56,10 @@ def file_signature(path: Path) -> str:
     """Signature that changes when the file at `path` is replaced or rewritten: size and time of modification."""
     status = path.stat()
     return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _user_state(studies: str) -> Path:
+    return platformdirs.user_state_path("coldstart_al") / hashlib.sha256(studies.encode()).hexdigest()[:16]
 
 
 def _hindrance(studies: Path) -> str | None:
