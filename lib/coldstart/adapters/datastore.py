@@ -72,6 +72,8 @@ class CampaignDatastore(WatchedDatastore):
             version, objects = self._version, self._datastore.objects
             images, labels = self._image_files(objects), self._label_files(objects)
         self._campaign.sync(images, labels)
+        if not self._handed:
+            self._campaign.take_over_servings(_served_at(objects))
         self._uncounted.clear()
         self._handed, self._handed_at = (version, self._campaign.revision()), time.monotonic()
 
@@ -294,6 +296,22 @@ class FolderDatastore(CampaignDatastore):
             self.sync()
         except StoreError as error:
             logger.warning("Image '%s' is removed, but the database does not know it yet: %s", image_id, error)
+
+
+def _served_at(objects: Objects) -> dict[str, float]:
+    """When each image was served last, in seconds since 1970, by what MONAI Label notes of every click."""
+    served: dict[str, float] = {}
+    for image_id, entry in objects.items():
+        clicks = entry.image.info.get("strategy")
+        times = (
+            [click.get("ts") for click in clicks.values() if isinstance(click, dict)]
+            if isinstance(clicks, dict)
+            else []
+        )
+        known = [float(time_s) for time_s in times if isinstance(time_s, int | float)]
+        if known:
+            served[image_id] = max(known)
+    return served
 
 
 @contextmanager

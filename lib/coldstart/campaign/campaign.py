@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -88,6 +89,11 @@ class Campaign:
         self._desk.write_remembered()
         inventory.sync_images(self.store, images, self.held_out, self.settings.spatial_dims)
         inventory.sync_labels(self.store, labels, self.settings.labels)
+
+    def take_over_servings(self, served_at: Mapping[str, float]) -> None:
+        """Keep reserved what the datastore noted as served, where the database that knew for whom was lost."""
+        since = time.time() - 60 * self.settings.reserve_minutes
+        inventory.take_over_servings(self.store, {name: at for name, at in served_at.items() if at > since})
 
     def revision(self) -> tuple[object, ...]:
         """What changes whenever `sync` may have something to do although the datastore shows the same as before."""

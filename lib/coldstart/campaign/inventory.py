@@ -189,6 +189,21 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
     return problem
 
 
+def take_over_servings(store: Store, served_at: Mapping[str, float]) -> None:
+    """Reserve unlabelled images for nobody in particular, from the time given; only in a database without servings."""
+    with store.reading() as session:
+        if not served_at or session.scalar(select(Serving.id).limit(1)) is not None:
+            return
+    with store.writing() as session:
+        unlabelled = select(Image.image_id, Image.id).outerjoin(Label).where(Label.image.is_(None))
+        for image_id, row in session.execute(unlabelled).tuples().all():
+            if image_id in served_at:
+                noted = Serving(
+                    image_row=row, strategy="unknown", phase="unknown", why={}, served_at=served_at[image_id]
+                )
+                session.add(noted)
+
+
 def remove_label(store: Store, image_id: str) -> None:
     """Forget the final label of an image: it is a candidate again."""
     with store.writing() as session:
@@ -199,7 +214,7 @@ def remove_label(store: Store, image_id: str) -> None:
 
 def _label_signature(file: LabelFile, image_signature: str, preset_labels: Mapping[str, int]) -> str:
     """A label is checked anew when its file, its image or the configured structures change."""
-    checked_against = json.dumps([image_signature, preset_labels])
+    checked_against = json.dumps([image_signature, preset_labels, *([file.problem] if file.problem else [])])
     return f"{file.current_signature()}-{hashlib.sha256(checked_against.encode()).hexdigest()[:8]}"
 
 
