@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+from monailabel.endpoints import infer as infer_endpoint
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -199,6 +200,9 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
     def on_init_complete(self) -> None:
         """Begin to watch for files, finished trainings and work; called in the server only."""
         install_gate(sys.modules["monailabel.app"].app, self)
+        if isinstance(self._datastore, ArchiveDatastore):
+            # MONAI Label's endpoint calls dcmqi by this name, which fails for radiographs, frames and empty labels.
+            infer_endpoint.nifti_to_dicom_seg = self._datastore.segmentation_of_result
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, end_tasks_before(self._datastore.flushing_before(signal.getsignal(number))))
         os.environ[SERVER_PID] = str(os.getpid())

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 
 import pydicom
 
 from coldstart.adapters.archive_client import ArchiveClient, made_at
 from coldstart.adapters.archive_index import ArchivedSeries
-from coldstart.adapters.durable import LEFT_OVER, put, staged
+from coldstart.adapters.durable import LEFT_OVER_AFTER_S, put, staged
 from coldstart.exceptions import ArchiveRefusedError, ImageError
 from coldstart.images import read_series, write_series_image
 
@@ -27,6 +30,8 @@ SUFFIX = ".nii.gz"
 AT_ONCE = 4
 """Series that are downloaded at a time."""
 
+_BEING_FETCHED = ".coldstart-fetching-"
+
 
 class SeriesCache:
     """Fetches series, each whole or not at all, also beside other processes that fetch the same."""
@@ -34,6 +39,13 @@ class SeriesCache:
     def __init__(self, client: ArchiveClient, folder: Path):
         self._client = client
         self._folder = folder
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed while it fetched left behind long ago."""
+        for left in self._folder.glob(f"{_BEING_FETCHED}*"):
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > LEFT_OVER_AFTER_S:
+                    shutil.rmtree(left, ignore_errors=True)
 
     def path(self, uid: str) -> Path:
         """Where the image of a series is, or will be."""
@@ -67,8 +79,7 @@ class SeriesCache:
         if self.has(uid, series):
             return self.path(uid)
         self._folder.mkdir(parents=True, exist_ok=True)
-        prefix, suffix = LEFT_OVER.split("*")
-        with tempfile.TemporaryDirectory(prefix=prefix, suffix=suffix, dir=self._folder) as temporary:
+        with tempfile.TemporaryDirectory(prefix=_BEING_FETCHED, dir=self._folder) as temporary:
             downloaded = Path(temporary) / uid
             downloaded.mkdir()
             try:

@@ -79,6 +79,7 @@ class ArchiveIndex:
         self._path = folder / FILE_NAME
         self._changing = threading.Lock()
         self._asked_at = float("-inf")
+        self._counts: dict[str, int] | None = None
         self._said: set[str] = set()
         self.version = 0
         try:
@@ -88,7 +89,9 @@ class ArchiveIndex:
         except (OSError, ValidationError) as error:
             logger.warning("%s cannot be read, the archive is asked anew: %s", self._path, str(error).splitlines()[0])
             contents = _Contents()
-        self.series: Mapping[str, ArchivedSeries] = contents.series
+        self.series: Mapping[str, ArchivedSeries] = {
+            uid: series for uid, series in contents.series.items() if series.info.get("Modality") in modalities
+        }
         self.labels: Mapping[str, ArchivedLabel] = contents.labels
 
     def newest_labels(self) -> dict[str, str]:
@@ -110,11 +113,7 @@ class ArchiveIndex:
             return
         self._asked_at = time.monotonic()
         began_at = time.time()
-        series = {
-            found.uid: ArchivedSeries(study=found.study, n_instances=found.n_instances, info=found.info)
-            for modality in self._modalities
-            for found in self._client.search(modality)
-        }
+        series = self._arrived([found for modality in self._modalities for found in self._client.search(modality)])
         if self.series and not series:
             raise ImageError(
                 f"The archive {self._client.url} has no series of {', '.join(self._modalities)} any more; "
@@ -146,6 +145,18 @@ class ArchiveIndex:
                 for uid, label in self.labels.items()
             }
             self._keep(self.series, labels)
+
+    def _arrived(self, found: Sequence[FoundSeries]) -> dict[str, ArchivedSeries]:
+        """What is found, without what is still being sent: two looks have to see as many instances of a series."""
+        before, self._counts = self._counts, {one.uid: one.n_instances for one in found}
+        series: dict[str, ArchivedSeries] = {}
+        for one in found:
+            known = self.series.get(one.uid)
+            if before is None or one.n_instances in (before.get(one.uid), known.n_instances if known else None):
+                series[one.uid] = ArchivedSeries(study=one.study, n_instances=one.n_instances, info=one.info)
+            elif known is not None:
+                series[one.uid] = known
+        return series
 
     def _read_new(self, found: Mapping[str, FoundSeries]) -> dict[str, ArchivedLabel]:
         """Segmentations not seen before, the oldest first; what a segmentation was drawn on is asked for once."""

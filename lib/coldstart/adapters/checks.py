@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 
+from coldstart.adapters.archive import ArchiveDatastore
 from coldstart.adapters.errors import AppError
 from coldstart.adapters.values import MAX_NAME_LENGTH, require_file_name, require_name, short
 
@@ -106,7 +107,10 @@ def _check_infer(asked: Asked, app: ColdStartApp) -> None:
     if params.get("save_label") and not asked.may_annotate:
         raise AppError("Saving a label needs the role of an annotator. Leave `save_label` out.", 403)
     if asked.names.get("output") == "dicom_seg":
-        raise AppError("DICOM SEG is made from DICOM images only. Choose another `output`.")
+        if not image or not isinstance(app.datastore(), ArchiveDatastore):
+            raise AppError("DICOM SEG is made for a series of an archive only. Choose another `output`.")
+        if params.get("label_info") is None:
+            raise AppError("DICOM SEG needs `label_info` in `params`; an empty list stands for the preset's names.")
     if files.get("label", "").endswith(".bin"):
         raise AppError("This app uses no scribbles. Send no `label`.")
 
@@ -245,7 +249,7 @@ _CHECKS: dict[str, Callable[[Asked, ColdStartApp], None]] = {
 
 
 def _require_image(image: str, app: ColdStartApp) -> None:
-    if not app.datastore().get_image_uri(image):
+    if not app.datastore().image_path(image):
         raise AppError(f"The server has no image '{image}'. Choose one that it lists.", 404)
 
 

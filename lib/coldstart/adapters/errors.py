@@ -19,7 +19,7 @@ from monailabel.interfaces.exception import (
 )
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from coldstart.exceptions import ColdStartError, StoreError
+from coldstart.exceptions import ArchiveError, ColdStartError, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ class AppError(MONAILabelException, HTTPException):  # type: ignore[misc]
 
 @contextmanager
 def answered(status_code: int = 400) -> Iterator[None]:
-    """Turn the errors that this package raises on purpose into `AppError`; the store's are always 503."""
+    """Turn the errors that this package raises on purpose into `AppError`; of the store and the archive always 503."""
     try:
         yield
     except ColdStartError as error:
-        raise AppError(str(error), 503 if isinstance(error, StoreError) else status_code) from error
+        raise AppError(str(error), 503 if isinstance(error, StoreError | ArchiveError) else status_code) from error
 
 
 def answer_to(error: Exception) -> JSONResponse:
@@ -66,7 +66,7 @@ def answer_to(error: Exception) -> JSONResponse:
 
 def _status_and_sentence(error: Exception) -> tuple[int, str]:
     match error:
-        case StoreError():
+        case StoreError() | ArchiveError():
             return 503, str(error)
         case ColdStartError():
             return 400, str(error)
