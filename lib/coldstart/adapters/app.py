@@ -27,6 +27,7 @@ from coldstart.adapters.datastore import CampaignDatastore, FolderDatastore
 from coldstart.adapters.errors import AppError, answered
 from coldstart.adapters.gate import install_gate
 from coldstart.adapters.inference import AttentionUnetInference
+from coldstart.adapters.ohif import install_ohif
 from coldstart.adapters.prelabel import PrelabelScoring
 from coldstart.adapters.scoring import EmbeddingScoring, EntropyScoring
 from coldstart.adapters.strategies import strategies
@@ -199,6 +200,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
 
     def on_init_complete(self) -> None:
         """Begin to watch for files, finished trainings and work; called in the server only."""
+        install_ohif(sys.modules["monailabel.app"].app)
         install_gate(sys.modules["monailabel.app"].app, self)
         if isinstance(self._datastore, ArchiveDatastore):
             # MONAI Label's endpoint calls dcmqi by this name, which fails for radiographs, frames and empty labels.

@@ -1,0 +1,96 @@
+// OHIF's configuration, served in place of the one that the build carries, with what of the build can be put right
+// from here: OHIF takes extensions and modes from its configuration, and its own code stays as it is.
+{
+  const server = new URL('..', document.currentScript.src);
+  const archive = new URL('proxy/dicom/wado', server).pathname;
+
+  // Where the MONAI Label panel looks for its server's address: without it, port 8000 is filled in.
+  document.cookie = `MONAILABEL_SERVER_URL=${encodeURIComponent(server.href)}; path=/ohif`;
+
+  // "Export DICOM SEG" runs this command without saying where to. Of several commands of one name the one in the newest
+  // context runs: this one, which names the archive. The extension that owns the command is loaded by the mode, so the
+  // context is made anew for each.
+  const exporting = {
+    id: 'coldstart.export',
+    preRegistration({ commandsManager, extensionManager, servicesManager }) {
+      const context = 'COLDSTART';
+      const say = (type, message) =>
+        servicesManager.services.uiNotificationService.show({ title: 'Export DICOM SEG', type, message });
+      this.onModeEnter = () => {
+        delete commandsManager.contexts[context];
+        commandsManager.createContext(context);
+        commandsManager.registerCommand(context, 'storeSegmentation', {
+          commandFn: async ({ segmentationId }) => {
+            const [dataSource] = extensionManager.getActiveDataSource();
+            try {
+              const options = { segmentationId, dataSource };
+              const stored = await commandsManager.runCommand('storeSegmentation', options, 'SEGMENTATION');
+              if (stored) say('success', 'The label is in the archive.');
+            } catch (error) {
+              say('error', `The label was not stored: ${error.message}`);
+            }
+          },
+        });
+      };
+    },
+  };
+
+  // The MONAI Label mode segments, but has neither brush nor export: it gets both from the Segmentation mode.
+  const monaiLabel = {
+    id: '@ohif/mode-monai-label',
+    modeFactory: async options => {
+      const [stock, segmentation] = await Promise.all(
+        (await options.loadModules(['@ohif/mode-monai-label', '@ohif/mode-segmentation'])).map(mode =>
+          mode.modeFactory(options)
+        )
+      );
+      const [route] = stock.routes;
+      const layoutTemplate = context => {
+        const layout = route.layoutTemplate(context);
+        layout.props.rightPanels.push('@ohif/extension-cornerstone.panelModule.panelSegmentationWithTools');
+        return layout;
+      };
+      return { ...stock, onModeEnter: segmentation.onModeEnter, routes: [{ ...route, layoutTemplate }] };
+    },
+  };
+
+  window.config = {
+    routerBasename: '/ohif/',
+    showStudyList: true,
+    extensions: [exporting],
+    modes: [monaiLabel],
+    showWarningMessageForCrossOrigin: true,
+    showCPUFallbackMessage: true,
+    showLoadingIndicator: true,
+    strictZSpacingForVolumeViewport: true,
+    useSharedArrayBuffer: 'FALSE',
+    defaultDataSourceName: 'dicomweb',
+    dataSources: [
+      {
+        namespace: '@ohif/extension-default.dataSourcesModule.dicomweb',
+        sourceName: 'dicomweb',
+        configuration: {
+          friendlyName: 'The DICOM archive of this MONAI Label server',
+          name: 'archive',
+          qidoRoot: new URL('proxy/dicom/qido', server).pathname,
+          wadoRoot: archive,
+          wadoUriRoot: archive,
+          qidoSupportsIncludeField: true,
+          imageRendering: 'wadors',
+          thumbnailRendering: 'wadors',
+          enableStudyLazyLoad: false,
+          supportsFuzzyMatching: false,
+          supportsWildcard: true,
+          dicomUploadEnabled: true,
+          bulkDataURI: {
+            enabled: true,
+            // The archive names its own address, which a browser need not reach.
+            transform: uri => uri.replace(/^https?:\/\/.*?(?=\/studies\/)/, archive),
+            startsWith: archive,
+            prefixWith: archive,
+          },
+        },
+      },
+    ],
+  };
+}
