@@ -24,8 +24,8 @@ _OF_A_TRAINING = ("epochs", "batch_size", "learning_rate", "dropout", "random_st
 """Settings that a request may override; the others belong to the campaign."""
 _MONAILABEL_NAMES = {"max_epochs": "epochs", "train_batch_size": "batch_size"}
 """What MONAI Label and its viewers call them."""
-
-
+_BEFORE_THE_FIRST = {"total_time": "0:00:00"}
+"""Stats while there is no model: viewers take stats without a total time for a training in its last epoch."""
 _OF_THE_MODEL = ("best_metric", "heldout", "model_version")
 """What the stats say of the model in use, until the training that runs has made another one."""
 
@@ -84,7 +84,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         """Stats of the training that runs, else of the last one that published a model."""
         if self._running_path.is_file() and self._is_running():
             return _read_stats(self._running_path)
-        return _read_stats(Path(self._stats_path))
+        return _read_stats(Path(self._stats_path)) or dict(_BEFORE_THE_FIRST)
 
     def _is_running(self) -> bool:
         try:
