@@ -31,6 +31,7 @@ UNKNOWN = "UNK"
 """What MONAI Label says where the archive knows no value."""
 
 _UID = re.compile(r"[0-9.]{1,64}")
+_PIXEL_DATA = "7FE00010"
 _TRY_LATER = (401, 403, 407, 408, 429, 502, 503, 504)
 
 
@@ -104,6 +105,8 @@ class ArchiveClient:
         """Which series a segmentation was drawn on; the newest one of several in a series."""
         with self._asking(f"the segmentation {series}"):
             metadata = self._client.retrieve_series_metadata(study, series)
+            for item in metadata:
+                item.pop(_PIXEL_DATA, None)  # an address, which pydicom warns of
             newest = max((pydicom.Dataset.from_json(item) for item in metadata), key=made_at)
             if listed := newest.get("ReferencedSeriesSequence"):
                 return Referred(str(listed[0].SeriesInstanceUID), made_at(newest))
