@@ -196,11 +196,11 @@ def test_acquire_takes_integers_lists_and_single_precision_and_changes_nothing()
 
 
 def test_acquire_computes_the_diameter_again_only_when_an_end_of_it_is_taken(monkeypatch):
-    from coldstart.selection import acquisition
+    from coldstart.selection import spread
 
     calls = []
-    original = acquisition.farthest_pair
-    monkeypatch.setattr(acquisition, "farthest_pair", lambda points: calls.append(len(points)) or original(points))
+    original = spread.farthest_pair
+    monkeypatch.setattr(spread, "farthest_pair", lambda points: calls.append(len(points)) or original(points))
     # The ends, rows 0 and 1, have the lowest entropy, so the first five picks leave them.
     points, entropy = pool(n_samples=10)
     points[0], points[1] = [50, 50], [-50, -50]

@@ -11,10 +11,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from coldstart.campaign.pool import Mask, Pool
-from coldstart.selection import acquire
+from coldstart.selection import acquire_next
 from coldstart.settings import Settings
 from coldstart.store import Plan
 
@@ -156,22 +155,20 @@ def _planned_pick(state: State, plan: Plan) -> Pick | None:
 
 def _active_pick(state: State, alpha: float) -> Pick | None:
     pool, scoring = state.pool, state.pool.scoring
-    candidates = np.flatnonzero(pool.on_map & state.free)
-    if scoring is None or len(candidates) == 0:
+    candidates = pool.on_map & state.free
+    if scoring is None or not candidates.any():
         return None
     # Skipped images are neither candidates nor selected: they stay out of the distances on both sides.
-    images = np.concatenate([candidates, np.flatnonzero(pool.on_map & state.taken)])
+    pool.spread.follow(pool.on_map & state.taken, candidates)
     first = state.n_active_picks == 0
-    acquisition = acquire(
-        pool.points[images],
-        pool.entropy[images],
-        range(len(candidates), len(images)),
-        1,
+    acquisition = acquire_next(
+        pool.spread,
+        pool.entropy,
         alpha=alpha,
         first_by_entropy=first,
         entropy_range=(scoring.minimum, scoring.maximum),
     )
-    index = int(candidates[acquisition.indices[0]])
+    index = int(acquisition.indices[0])
     criterion = "highest entropy, first after a new scoring" if first else f"highest score with alpha {alpha:g}"
     mixed = f"entropy {acquisition.entropy[0]:.2f}, distance {acquisition.distance[0]:.2f}"
     nats = float(pool.entropy[index])
@@ -186,7 +183,7 @@ def _active_pick(state: State, alpha: float) -> Pick | None:
         "alpha": alpha,
         "model_version": scoring.model_version,
     }
-    reason = f"{criterion} ({mixed})" if len(candidates) > 1 else "the only candidate left"
+    reason = f"{criterion} ({mixed})" if candidates.sum() > 1 else "the only candidate left"
     return Pick(index, ACTIVE, f"active learning: {reason}", details)
 
 
@@ -195,13 +192,12 @@ def _farthest_pick(state: State, strategy: StrategyName) -> Pick | None:
     candidates = np.flatnonzero(pool.on_map & state.free)
     if len(candidates) == 0:
         return None
+    index, distance = int(candidates[0]), None
     selected = pool.on_map & state.taken
-    best, distance = 0, None
     if selected.any():
-        gaps, _ = KDTree(pool.points[selected]).query(pool.points[candidates])
-        best = int(np.argmax(gaps))
-        distance = float(gaps[best])
-    index = int(candidates[best])
+        pool.spread.follow(selected, pool.on_map & state.free)
+        index = int(candidates[pool.spread.nearest[candidates].argmax()])
+        distance = float(pool.spread.nearest[index])
     reason = "plan complete"
     if strategy != "cold_start":
         reason += ", first model not trained yet" if pool.model_version is None else ", first model not scored yet"

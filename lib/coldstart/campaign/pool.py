@@ -8,7 +8,7 @@ inside a transaction tells whether the arrays are what that transaction sees, wh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from coldstart.campaign.planning import current_map, current_plan
+from coldstart.selection import Spread
 from coldstart.store import Image, ImageMap, Label, Model, Plan, PlanPick, Revision, Scoring, bytes_to_vector
 from coldstart.store.schema import POINT_DTYPE
 
@@ -68,6 +69,11 @@ class Pool:
         return {row: index for index, row in enumerate(self.rows)}
 
     @cached_property
+    def spread(self) -> Spread:
+        """Distances on the map as the last click left them; for one thread at a time."""
+        return Spread(self.points)
+
+    @cached_property
     def planned(self) -> NDArray[np.intp]:
         """Index of each pick of the plan, -1 where it may not be served."""
         return np.array([self.index_of_row.get(pick.image_row, -1) for pick in self.picks], dtype=np.intp)
@@ -78,11 +84,18 @@ class Pool:
         digests = [hashlib.blake2b(f"{self.random_state} {image_id}".encode()).digest() for image_id in self.image_ids]
         return np.array(sorted(range(len(self)), key=digests.__getitem__), dtype=np.intp)
 
-    def mask(self, rows: Iterable[int]) -> Mask:
+    def mask(self, rows: Collection[int]) -> Mask:
         """Which images are among these database rows."""
-        mask = np.zeros(len(self), dtype=bool)
-        mask[[self.index_of_row[row] for row in rows if row in self.index_of_row]] = True
+        own = self._row_array
+        among = np.zeros(own.max(initial=0) + 1, dtype=bool)
+        wanted = np.fromiter(rows, dtype=np.intp, count=len(rows))
+        among[wanted[wanted < len(among)]] = True
+        mask: Mask = among[own]
         return mask
+
+    @cached_property
+    def _row_array(self) -> NDArray[np.intp]:
+        return np.array(self.rows, dtype=np.intp)
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,9 @@ class Labels:
 
     rows: list[int]
     problems: list[str]
+
+
+_REVISIONS = select(Revision.topic, Revision.number)
 
 
 class PoolMemory:
@@ -103,7 +119,7 @@ class PoolMemory:
 
     def read(self, session: Session) -> tuple[Pool, Labels]:
         """Pool and labels of this session's transaction."""
-        revisions = dict(session.execute(select(Revision.topic, Revision.number)).tuples().all())
+        revisions = dict(session.execute(_REVISIONS).tuples().all())
         pool, labels = self._pool, self._labels
         if pool is None or pool[0] != revisions["pool"]:
             pool = self._pool = revisions["pool"], _read_pool(session, self._random_state)

@@ -5,7 +5,7 @@ distance on the map. Both follow Levy et al. (2026), arXiv:2601.18532. Every ind
 `points`; every tie goes to the lowest index. Nothing here knows images, files, networks or servers.
 """
 
-from coldstart.selection.acquisition import Acquisition, acquire
+from coldstart.selection.acquisition import Acquisition, acquire, acquire_next
 from coldstart.selection.apportionment import apportion
 from coldstart.selection.clusters import Clustering, choose_n_clusters
 from coldstart.selection.cold_start import ColdStartPlan, Pick, plan_cold_start
@@ -13,13 +13,16 @@ from coldstart.selection.diameters import diameter
 from coldstart.selection.entropy import image_entropy
 from coldstart.selection.farthest import farthest_points
 from coldstart.selection.medoids import cluster_medoids
+from coldstart.selection.spread import Spread
 
 __all__ = [
     "Acquisition",
     "Clustering",
     "ColdStartPlan",
     "Pick",
+    "Spread",
     "acquire",
+    "acquire_next",
     "apportion",
     "choose_n_clusters",
     "cluster_medoids",

@@ -38,12 +38,18 @@ def check_points(points: npt.ArrayLike, *, all_pairs: bool = False) -> Floats:
             f"`points` must have the shape (n_samples, n_dims); got shape {array.shape}. Pass one row for each image."
         )
     _check_finite(array, "points", "Set that image aside or embed it again.")
-    if all_pairs and array.shape[1] > 2 and array.shape[0] > MAX_POINTS_BEYOND_2D:
+    if all_pairs:
+        check_all_pairs(array)
+    return array
+
+
+def check_all_pairs(points: Floats) -> None:
+    """Refuse points for which n^2 distances are too many."""
+    if points.shape[1] > 2 and points.shape[0] > MAX_POINTS_BEYOND_2D:
         raise InvalidInputError(
             f"`points` with more than 2 columns must have at most {MAX_POINTS_BEYOND_2D} rows; got shape "
-            f"{array.shape}. Project the embeddings to 2D (--conf projection tsne or pca)."
+            f"{points.shape}. Project the embeddings to 2D (--conf projection tsne or pca)."
         )
-    return array
 
 
 def check_values(values: npt.ArrayLike, name: str, n_samples: int) -> Floats:

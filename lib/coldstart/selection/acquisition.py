@@ -5,23 +5,23 @@ Active selection of Levy et al. (2026), arXiv:2601.18532, section 3.2, equations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from coldstart.exceptions import InvalidInputError
-from coldstart.selection._distances import distances, nearest_distances
 from coldstart.selection._validation import (
     Floats,
     Indices,
+    check_all_pairs,
     check_at_least,
     check_number,
     check_points,
     check_rows,
     check_values,
 )
-from coldstart.selection.diameters import farthest_pair
+from coldstart.selection.spread import Mask, Spread
 
 EPSILON = 1e-8
 """Of equations 7 and 9: keeps the quotients defined where all entropies, or all candidates, coincide."""
@@ -107,19 +107,76 @@ def acquire(
     array = check_points(points, all_pairs=True)
     values = check_values(entropy, "entropy", len(array))
     taken = check_rows(selected, "selected", len(array))
-    weight = check_number(alpha, "alpha")
-    if not 0 <= weight <= 1:
-        raise InvalidInputError(
-            f"`alpha` must be between 0 (entropy alone) and 1 (distance alone); got alpha={weight}. The default is 0.3."
-        )
+    weight = _check_alpha(alpha)
     number = check_at_least(n, "n", 1)
     if number > len(array) - len(taken):
         raise InvalidInputError(
             f"`n` must be at most the {len(array) - len(taken)} candidates, the images not in `selected`; got "
             f"n={number}. Ask for fewer, or add images."
         )
-    low, high = _check_range(entropy_range, np.delete(values, taken))
-    return _acquire(array, (values - low) / (high - low + EPSILON), taken, number, weight, first_by_entropy)
+    candidates = np.ones(len(array), dtype=bool)
+    candidates[taken] = False
+    normalised = _normalise(values, entropy_range, candidates)
+    spread = Spread(array)
+    steps = []
+    for step in range(number):
+        spread.follow(~candidates, candidates)
+        steps.append(_acquire(spread, normalised, weight, first_by_entropy and step == 0))
+        candidates[steps[-1].row] = False
+    return _acquisition(steps)
+
+
+def acquire_next(
+    spread: Spread,
+    entropy: npt.ArrayLike,
+    *,
+    alpha: float = 0.3,
+    first_by_entropy: bool = True,
+    entropy_range: tuple[float, float] | None = None,
+) -> Acquisition:
+    """Pick the next image as `acquire` does, with distances that are kept from one call to the next.
+
+    Parameters
+    ----------
+    spread : Spread
+        Points, selection and candidates, of which there must be one. It is not changed: the pick is not selected yet.
+    entropy : array_like of shape (n_samples,), float
+        As for `acquire`; has no effect for images that are no candidates.
+    alpha, first_by_entropy, entropy_range
+        As for `acquire`.
+
+    Returns
+    -------
+    acquisition : Acquisition
+        One pick.
+
+    Raises
+    ------
+    InvalidInputError
+        If an argument has the wrong shape, type or range, or there is no candidate.
+    """
+    check_all_pairs(spread.points)
+    values = check_values(entropy, "entropy", len(spread.points))
+    weight = _check_alpha(alpha)
+    if not spread.candidates.any():
+        raise InvalidInputError("`spread` must have a candidate; got none. Free an image, or add images.")
+    normalised = _normalise(values, entropy_range, spread.candidates)
+    return _acquisition([_acquire(spread, normalised, weight, first_by_entropy)])
+
+
+def _check_alpha(alpha: float) -> float:
+    weight = check_number(alpha, "alpha")
+    if not 0 <= weight <= 1:
+        raise InvalidInputError(
+            f"`alpha` must be between 0 (entropy alone) and 1 (distance alone); got alpha={weight}. The default is 0.3."
+        )
+    return weight
+
+
+def _normalise(entropy: Floats, entropy_range: tuple[float, float] | None, candidates: Mask) -> Floats:
+    """Equation 7."""
+    low, high = _check_range(entropy_range, entropy[candidates])
+    return (entropy - low) / (high - low + EPSILON)
 
 
 def _check_range(entropy_range: tuple[float, float] | None, candidates: Floats) -> tuple[float, float]:
@@ -140,30 +197,26 @@ def _check_range(entropy_range: tuple[float, float] | None, candidates: Floats) 
     return low, high
 
 
-def _acquire(
-    points: Floats, entropy: Floats, selected: Indices, n: int, alpha: float, first_by_entropy: bool
-) -> Acquisition:
-    picks = np.empty(n, dtype=np.intp)
-    distance, score = np.empty(n), np.empty(n)
-    is_candidate = np.ones(len(points), dtype=bool)
-    is_candidate[selected] = False
-    nearest = nearest_distances(points, points[selected]) if len(selected) else None
-    ends: tuple[int, int] | None = None
-    for step in range(n):
-        candidates = np.flatnonzero(is_candidate)
-        if ends is None:
-            first, second = farthest_pair(points[candidates])
-            ends = int(candidates[first]), int(candidates[second])
-        largest = distances(points[[ends[0]]], points[[ends[1]]])[0, 0]
-        relative = np.zeros(len(points)) if nearest is None else nearest / (largest + EPSILON)
-        scores = alpha * relative + (1 - alpha) * entropy
-        by_entropy = nearest is None or (step == 0 and first_by_entropy)
-        pick = int(candidates[(entropy if by_entropy else scores)[candidates].argmax()])
+class _Step(NamedTuple):
+    row: int
+    entropy: float
+    distance: float
+    score: float
 
-        picks[step], distance[step], score[step] = pick, relative[pick], scores[pick]
-        is_candidate[pick] = False
-        to_pick = distances(points, points[[pick]])[:, 0]
-        nearest = to_pick if nearest is None else np.minimum(nearest, to_pick)
-        if pick in ends:  # otherwise both ends are still there, and the diameter is the same
-            ends = None
-    return Acquisition(picks, entropy[picks], distance, score)
+
+def _acquire(spread: Spread, entropy: Floats, alpha: float, by_entropy: bool) -> _Step:
+    """One pick by equations 9 and 10; `entropy` is normalised."""
+    candidates = np.flatnonzero(spread.candidates)
+    uncertain = entropy[candidates]
+    if spread.selected.any():
+        relative = spread.nearest[candidates] / (spread.diameter() + EPSILON)
+    else:
+        relative, by_entropy = np.zeros(len(candidates)), True
+    scores = alpha * relative + (1 - alpha) * uncertain
+    best = (uncertain if by_entropy else scores).argmax()
+    return _Step(int(candidates[best]), uncertain[best], relative[best], scores[best])
+
+
+def _acquisition(steps: list[_Step]) -> Acquisition:
+    indices, entropy, distance, score = zip(*steps, strict=True)
+    return Acquisition(np.array(indices, dtype=np.intp), np.array(entropy), np.array(distance), np.array(score))
