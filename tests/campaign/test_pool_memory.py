@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import campaign_case as case
+import numpy as np
 import pytest
 from campaign_case import BUDGET, click, clicks, label, planned
 from sqlalchemy import event, select, text
 
+from coldstart.campaign import STRATEGIES, serving
+from coldstart.campaign.reservations import read_reservations, read_revision
 from coldstart.store import Image, Model, Revision
 
 
@@ -33,9 +36,13 @@ def write(campaign, statement):
         ("pool", "INSERT INTO models (version, created_at, details) VALUES ('m', 0, '{}')"),
         ("pool", "INSERT INTO scorings VALUES (1, 'm', 0, 0, 0, 0, 0)"),
         ("labels", "INSERT INTO labels (image, path, signature, saved_at) VALUES (3, '/', '1', 0)"),
+        ("servings", "INSERT INTO servings (image_row, strategy, phase, why, served_at) VALUES (3, 's', 'p', '{}', 0)"),
+        ("servings", "UPDATE servings SET outcome = 'labelled'"),
+        ("servings", "DELETE FROM servings"),
     ],
 )
 def test_revision_rises_with_what_is_kept_in_memory(campaign, topic, statement):
+    click(campaign)
     before = revisions(campaign)
     write(campaign, statement)
     after = revisions(campaign)
@@ -44,12 +51,13 @@ def test_revision_rises_with_what_is_kept_in_memory(campaign, topic, statement):
 
 
 def test_revision_stays_with_what_every_click_or_an_embedding_run_writes(campaign):
-    before = revisions(campaign)
+    before, seen = revisions(campaign), campaign.revision()
     click(campaign, annotator="anna")
     click(campaign, annotator="anna")
     write(campaign, "UPDATE images SET vector = x'00', encoder = 'e', path = '/', signature = '2'")
     write(campaign, "UPDATE progress SET done = 0")
-    assert revisions(campaign) == before
+    assert revisions(campaign) | {"servings": 0} == before | {"servings": 0}
+    assert campaign.revision() == seen  # a click gives nobody a reason to read the folder
 
 
 def test_revisions_of_two_databases_differ(campaign, make_new):
@@ -92,21 +100,58 @@ def test_status_follows_every_change(campaign, pictures):
     assert "p00" in second["label_problems"][0]
 
 
-def test_click_reads_no_image_and_no_label_unless_they_changed(campaign):
+def test_click_reads_no_image_label_or_serving_unless_they_changed(campaign):
     statements = []
     clicks(campaign, 2, annotator="anna")
     with campaign.store.reading() as session:
         engine = session.get_bind()
     event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
     clicks(campaign, 2)
+    clicks(campaign, 2, annotator="anna")
     campaign.status()
     read = " ".join(statements)
-    assert "FROM servings" in read
-    for table in ("images", "labels", "plan_picks", "maps", "scorings"):
+    assert "FROM revisions" in read
+    for table in ("images", "labels", "plan_picks", "maps", "scorings", "servings"):
         assert f"FROM {table}" not in read
-    label(campaign, "p00")
+    label(campaign, click(campaign).image_id)
     click(campaign)
     assert "FROM labels" in " ".join(statements)
+    assert "FROM servings" in " ".join(statements)
+
+
+def test_clicks_of_two_processes_leave_both_with_what_the_database_holds(campaign, make_campaign):
+    """Any mixture of writers; `other` is one with connections and a memory of its own, as another process has."""
+    rng, desks = np.random.default_rng(0), (campaign, make_campaign())
+    case.score(campaign, case.random_entropies())
+    for _ in range(80):
+        one = desks[rng.integers(2)]
+        sample = click(one, STRATEGIES[rng.integers(4)], annotator=(None, "anna", "ben", "cleo")[rng.integers(4)])
+        if rng.random() < 0.2:
+            label(desks[rng.integers(2)], sample.image_id)
+        if rng.random() < 0.1:
+            one.remove_label(sample.image_id)
+        if rng.random() < 0.1:
+            write(campaign, "DELETE FROM servings WHERE id % 5 = 0")
+        with one.store.reading() as session:
+            kept, read = one._desk._reservations.take(session), read_reservations(session)
+            one._desk._reservations.keep(read_revision(session), kept)
+        assert (kept.reserved(0), kept.skipped) == (read.reserved(0), read.skipped)
+        assert kept._held == read._held
+        assert kept.n_active_picks(1) == read.n_active_picks(1)
+
+
+def test_click_that_could_not_be_written_leaves_nothing_in_memory(campaign, monkeypatch):
+    first, second, third = planned(campaign)[:3]
+    assert click(campaign).image_id == first
+
+    def fail(session):
+        raise KeyError("anything, after the serving was written and before its commit")
+
+    with monkeypatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(serving, "read_revision", fail)
+        click(campaign)
+    assert clicks(campaign, 2) == [second, third]
+    assert [image_id for image_id, _ in case.servings(campaign)] == [first, second, third]
 
 
 @pytest.mark.parametrize("question", ["reserved", "skipped", "mine", "active"])

@@ -9,6 +9,7 @@ import pytest
 from campaign_case import BUDGET, N_POOL, click, clicks, label, planned, servings
 
 from coldstart.campaign import STRATEGIES, serving
+from coldstart.store import Serving
 
 SHARED = "also with another annotator"
 SKIPPED_BEFORE = "skipped before"
@@ -245,7 +246,7 @@ def test_uniform_random_draws_the_same_for_the_same_seed_only(campaign, make_cam
     def restart(**values):
         again = make_campaign(**values)
         with again.store.writing() as session:
-            session.query(serving.Serving).delete()
+            session.query(Serving).delete()
         return again
 
     first = clicks(campaign, 6, "uniform_random")
@@ -264,7 +265,7 @@ def test_uniform_random_ignores_the_plan_also_when_a_model_is_scored(campaign):
 def test_what_was_served_is_written_with_its_reason(campaign):
     sample = click(campaign, annotator="anna")
     with campaign.store.reading() as session:
-        row = session.query(serving.Serving).one()
+        row = session.query(Serving).one()
     assert (row.annotator, row.strategy, row.phase) == ("anna", "coldstart_al", "cold_start")
     assert row.why == sample.why
     assert len(planned(campaign)) == BUDGET

@@ -65,7 +65,8 @@ def path_of(file: Path | ImageFile) -> Path:
 def revision(store: Store) -> tuple[tuple[str, int], ...]:
     """Numbers that change when images or labels change in the database, or when it is another one."""
     with store.reading() as session:
-        rows = session.execute(select(Revision.topic, Revision.number).order_by(Revision.topic))
+        numbers = select(Revision.topic, Revision.number).where(Revision.topic.in_(("pool", "labels")))
+        rows = session.execute(numbers.order_by(Revision.topic))
         return tuple((topic, number) for topic, number in rows)
 
 

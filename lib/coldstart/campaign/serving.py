@@ -13,16 +13,21 @@ import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from coldstart.campaign.choosing import ACTIVE, State, StrategyName, choose, explain, look_ahead
 from coldstart.campaign.pool import PoolMemory
-from coldstart.campaign.reservations import Reservations, read_reservations, skip_open_servings
+from coldstart.campaign.reservations import (
+    ReservationMemory,
+    Reservations,
+    read_reservations,
+    read_revision,
+    skip_open_servings,
+)
 from coldstart.campaign.unwritten import NewServing, UnwrittenServings
 from coldstart.exceptions import StoreBusyError
 from coldstart.settings import Settings
-from coldstart.store import Serving, Store
+from coldstart.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +63,7 @@ class Desk:
         self._store = store
         self._settings = settings
         self._memory = memory
+        self._reservations = ReservationMemory()
         self._unwritten = UnwrittenServings()
         # Threads take turns at the database anyway; here they wait in line instead of asking again and again.
         self._turn = threading.Lock()
@@ -91,9 +97,9 @@ class Desk:
         """Ids of the images that the next `n` clicks on the automatic strategy would be served; none is reserved."""
         with self._turn, self._store.reading() as session:
             now = time.time()
-            reservations = read_reservations(session, self._kept_since(now))
+            reservations = read_reservations(session)
             self._unwritten.apply(reservations)
-            state = self._state(session, now, reservations, self._unwritten)
+            state = self._state(session, now, reservations)
             indices = look_ahead(state, n, "coldstart_al", self._settings.alpha)
         return [state.pool.image_ids[index] for index in indices]
 
@@ -112,39 +118,34 @@ class Desk:
         with self._store.writing() as session:
             now = time.time()
             self._unwritten.write(session)
-            if click.annotator is not None:
+            reservations = self._reservations.take(session)
+            if click.annotator is not None and reservations.skip(click.annotator):
                 skip_open_servings(session, click.annotator, now)
-            reservations = read_reservations(session, self._kept_since(now))
             serving = self._choose(session, click, now, reservations)
             if serving is not None:
-                serving.write(session)
+                serving.reserve(reservations, serving.write(session))
+            revision = read_revision(session)
+        self._reservations.keep(revision, reservations)
         self._unwritten.clear()
         return _sample(serving)
 
     def _serve_and_remember(self, click: _Click) -> Sample | None:
         with self._store.reading() as session:
             now = time.time()
-            reservations = read_reservations(session, since=0.0)  # what a named annotator let expire is skipped too
+            reservations = read_reservations(session)
             self._unwritten.apply(reservations)
             if click.annotator is not None:
                 reservations.skip(click.annotator)
-            serving = self._choose(session, click, now, reservations, self._unwritten)
+            serving = self._choose(session, click, now, reservations)
         if serving is not None:
             self._unwritten.add(serving)
         return _sample(serving)
 
-    def _kept_since(self, now: float) -> float:
+    def _reserved_since(self, now: float) -> float:
         return now - 60 * self._settings.reserve_minutes
 
-    def _choose(
-        self,
-        session: Session,
-        click: _Click,
-        now: float,
-        reservations: Reservations,
-        unwritten: UnwrittenServings | None = None,
-    ) -> NewServing | None:
-        state = self._state(session, now, reservations, unwritten)
+    def _choose(self, session: Session, click: _Click, now: float, reservations: Reservations) -> NewServing | None:
+        state = self._state(session, now, reservations)
         pick = choose(state, click.strategy, click.alpha)
         if pick is None:
             return None
@@ -162,19 +163,15 @@ class Desk:
             },
         )
 
-    def _state(
-        self, session: Session, now: float, reservations: Reservations, unwritten: UnwrittenServings | None
-    ) -> State:
+    def _state(self, session: Session, now: float, reservations: Reservations) -> State:
         pool, labels = self._memory.read(session)
-        scoring_id = pool.scoring.id if pool.scoring is not None else None
-        n_active = session.scalar(select(func.count()).where(Serving.scoring_id == scoring_id)) or 0
         return State(
             settings=self._settings,
             pool=pool,
             labelled=pool.mask(labels.rows),
-            reserved=reservations.reserved(self._kept_since(now)),
+            reserved=reservations.reserved(self._reserved_since(now)),
             skipped=reservations.skipped,
-            n_active_picks=n_active + (unwritten.count(scoring_id) if unwritten is not None else 0),
+            n_active_picks=reservations.n_active_picks(pool.scoring.id if pool.scoring is not None else None),
         )
 
 

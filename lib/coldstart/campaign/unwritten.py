@@ -10,8 +10,11 @@ from sqlalchemy import exists, insert, select, update
 from sqlalchemy.orm import Session
 
 from coldstart.campaign.inventory import LABELLED
-from coldstart.campaign.reservations import Reservations, skip_open_servings
+from coldstart.campaign.reservations import Held, Reservations, skip_open_servings
 from coldstart.store import Image, Label, Scoring, Serving
+from coldstart.store.schema import Base
+
+_INSERT = insert(Base.metadata.tables["servings"])
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,15 @@ class NewServing:
     image_id: str
     values: dict[str, Any]
 
-    def write(self, session: Session) -> None:
-        """Write the row."""
-        session.execute(insert(Serving).values(**self.values))
+    def write(self, session: Session) -> int:
+        """Write the row, and return its number."""
+        return session.connection().execute(_INSERT, self.values).lastrowid
+
+    def reserve(self, reservations: Reservations, order: int) -> None:
+        """Make it count for the clicks that follow."""
+        values = self.values
+        held = Held(order, values["image_row"], values["annotator"], values["served_at"])
+        reservations.serve(held, values["scoring_id"])
 
 
 class UnwrittenServings:
@@ -59,15 +68,12 @@ class UnwrittenServings:
         """Forget them: they were written."""
         self._servings.clear()
 
-    def count(self, scoring_id: int | None) -> int:
-        """How many came from this scoring's entropies."""
-        return sum(serving.values["scoring_id"] == scoring_id for serving in self._servings)
-
     def apply(self, reservations: Reservations) -> None:
         """Make them count as if they had been written."""
         for serving in self._servings:
-            values = serving.values
-            reservations.serve(values["image_row"], values["annotator"], values["served_at"])
+            if serving.values["annotator"] is not None:
+                reservations.skip(serving.values["annotator"])
+            serving.reserve(reservations, reservations.next_order())
 
     def write(self, session: Session) -> None:
         """Write them as their clicks would have, by the images' ids: the database may have been made anew meanwhile."""

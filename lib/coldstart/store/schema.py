@@ -209,7 +209,7 @@ class Progress(Base):
 
 
 class Revision(Base):
-    """A number that triggers raise whenever a topic changes: `pool` (what may be served, the plan) or `labels`.
+    """A number that triggers raise when a topic changes: `pool` (what may be served, the plan), `labels` or `servings`.
 
     Whoever keeps a topic in memory sees by it, inside a transaction, whether that is still what the database holds,
     whichever thread or process wrote. A database made anew begins with another number.
