@@ -180,7 +180,7 @@ def test_series_that_are_no_image_are_set_aside_with_their_reason(site: Site) ->
         instance.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
     gap, pair = volume_series("CT", seed=3), radiograph("DX", seed=4)
     del gap.instances[5]
-    lateral = radiograph("DX", seed=5).instances[0]
+    lateral = radiograph("DX", seed=5, patient="PAT004").instances[0]
     lateral.StudyInstanceUID, lateral.SeriesInstanceUID = pair.study, pair.series
     pair.instances.append(lateral)
     for one in (usable, localizer, gap, pair):
@@ -213,10 +213,11 @@ def test_two_processes_that_fetch_one_series_both_get_it(site: Site) -> None:
     site.orthanc.store(series.instances)
     datastores = [site.open(), site.open()]
     paths: list[str] = []
-    threads = [
-        threading.Thread(target=lambda one=one: paths.append(one.get_image_uri(series.series)))
-        for one in datastores * 3
-    ]
+
+    def fetch(datastore: ArchiveDatastore) -> None:
+        paths.append(datastore.get_image_uri(series.series))
+
+    threads = [threading.Thread(target=fetch, args=(one,)) for one in datastores * 3]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -261,7 +262,7 @@ def test_user_and_password_open_the_archive_and_are_not_said(
 
 
 def test_address_that_is_no_archive_is_answered_with_a_sentence(site: Site) -> None:
-    with pytest.raises(ArchiveError, match="Its own log says why|its answer cannot be read"):
+    with pytest.raises(ArchiveError, match=r"Its own log says why|its answer cannot be read"):
         ArchiveClient(f"{site.orthanc.root}/system").search("CT")
     with pytest.raises(SettingsError, match="must be a folder or an address"):
         require_archive_address("http://")
