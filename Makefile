@@ -1,7 +1,7 @@
 # Every target that needs the environment installs it first, if the requirement files changed.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install demo test serve lock
+.PHONY: help install demo test viewers serve lock
 
 VENV ?= .venv
 PORT ?= 8000
@@ -31,6 +31,9 @@ demo: ## Play a whole annotation campaign on the sample data against a real serv
 test: ## Run the test suite (ARGS="-k selection")
 	@tools/install --dev
 	@$(ACTIVE) "$(BIN)/python" -m pytest $(ARGS)
+
+viewers: ## Install Orthanc, Chromium and 3D Slicer's libraries, which some of the tests run against (Debian; root or sudo)
+	@tools/viewers
 
 serve: ## Serve your images: STUDIES=folder [PRESET=name] [PORT=8000] [HOST=127.0.0.1] [ARGS="--conf key value"]
 	@test -n "$(STUDIES)" || { echo 'make: say which folder holds the images: make serve STUDIES=/path/to/images' >&2; exit 1; }

@@ -93,7 +93,15 @@ def test_lock_names_its_command_and_no_host(repository: Path, name: str) -> None
     assert command
     dry = subprocess.run(["make", "-n", "lock", "UV=true"], cwd=repository, capture_output=True, text=True)
     assert command[1] in re.sub(r" +", " ", dry.stdout.replace(" --quiet", ""))
-    for path in [name, "requirements-overrides.txt", "pyproject.toml", "Makefile", "tools/install", ".ci/run"]:
+    for path in [
+        name,
+        "requirements-overrides.txt",
+        "pyproject.toml",
+        "Makefile",
+        "tools/install",
+        "tools/viewers",
+        ".ci/run",
+    ]:
         assert not re.search(r"https?://|index-url|find-links|trusted-host", (repository / path).read_text()), path
 
 
@@ -406,7 +414,7 @@ def make(repository: Path, *arguments: str, **settings: str) -> subprocess.Compl
 
 def test_make_alone_lists_the_targets(repository: Path) -> None:
     listed = make(repository).stdout.splitlines()
-    assert [line.split()[1] for line in listed] == ["help", "install", "demo", "test", "serve", "lock"]
+    assert [line.split()[1] for line in listed] == ["help", "install", "demo", "test", "viewers", "serve", "lock"]
     assert all(len(line.split()) > 3 for line in listed)
 
 
@@ -430,6 +438,94 @@ def test_make_serve_passes_its_variables_on(repository: Path) -> None:
 def test_make_demo_runs_the_command_of_its_environment(repository: Path, tmp_path: Path) -> None:
     done = make(repository, "-n", "demo", f"VENV={tmp_path}/venv").stdout
     assert f'"{tmp_path}/venv/bin/coldstart" demo' in done
+
+
+# --- make viewers --------------------------------------------------------------------------------
+
+ALL_VIEWERS = ("orthanc", "orthanc-dicomweb", "chromium")
+
+
+class Debian:
+    """A checkout, and a system whose package manager only takes notes."""
+
+    def __init__(self, folder: Path, repository: Path) -> None:
+        self.root, self.programs, self.calls = folder / "checkout", folder / "programs", folder / "calls.txt"
+        (self.root / "tools").mkdir(parents=True)
+        self.programs.mkdir()
+        shutil.copy(repository / "tools/viewers", self.root / "tools/viewers")
+        for name in ["bash", "env", "timeout", "tail", "mktemp", "rm", "dirname"]:
+            (self.programs / name).symlink_to(shutil.which(name))
+        self.program("sudo", "exit 1")
+
+    def program(self, name: str, script: str) -> None:
+        (self.programs / name).write_text(f"#!{shutil.which('bash')}\n{script}\n")
+        (self.programs / name).chmod(0o755)
+
+    def knows_packages(self, *installed: str) -> None:
+        self.program(
+            "dpkg-query", f'for last; do :; done; [[ " {" ".join(installed)} " != *" $last "* ]] || printf installed'
+        )
+        self.program("apt-get", f'echo "${{@: -1}} of: $*" >> {self.calls}; [[ ! -f {self.programs}/broken ]]')
+
+    def viewers(self) -> subprocess.CompletedProcess[str]:
+        command = [str(self.root / "tools/viewers")]
+        return subprocess.run(command, env={"PATH": str(self.programs)}, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def debian(tmp_path: Path, repository: Path) -> Debian:
+    return Debian(tmp_path, repository)
+
+
+def test_viewers_that_are_there_are_left_alone(debian: Debian) -> None:
+    debian.knows_packages(*ALL_VIEWERS)
+    done = debian.viewers()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not debian.calls.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="installing packages takes root")
+def test_viewers_that_are_missing_are_installed(debian: Debian) -> None:
+    debian.knows_packages("chromium")
+    done = debian.viewers()
+    assert done.returncode == 0, done.stderr
+    update, install = debian.calls.read_text().splitlines()
+    assert update.startswith("update of:")
+    assert install.endswith("install orthanc orthanc-dicomweb")
+    (debian.programs / "broken").touch()
+    done = debian.viewers()
+    assert done.returncode == 1
+    assert "apt-get could not install orthanc orthanc-dicomweb" in done.stderr
+
+
+def test_viewers_say_that_there_is_no_apt(debian: Debian) -> None:
+    done = debian.viewers()
+    assert done.returncode == 1
+    assert done.stderr == (
+        "make: this system has no apt-get, so the viewers' tests will skip; "
+        "install orthanc orthanc-dicomweb chromium by hand.\n"
+    )
+
+
+def test_viewers_say_when_slicers_libraries_cannot_be_had(debian: Debian) -> None:
+    debian.knows_packages(*ALL_VIEWERS)
+    script = debian.root / "tools/slicer-environment"
+    script.write_text(f"#!{shutil.which('bash')}\necho no index >&2; exit 1\n")
+    script.chmod(0o755)
+    done = debian.viewers()
+    assert done.returncode == 1
+    assert done.stderr.startswith("no index\nmake: the environment of 3D Slicer's libraries could not be made")
+
+
+def test_ci_runs_the_tests_whether_or_not_the_viewers_could_be_installed(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(repository / ".ci/run", tmp_path / ".ci/run")
+    for name in ["requirements.txt", "requirements-dev.txt"]:
+        (tmp_path / name).touch()
+    (tmp_path / "Makefile").write_text("viewers:\n\t@echo no viewers; exit 1\ntest:\n\t@echo tested\n")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([tmp_path / ".ci/run"], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "no viewers\ntested\n")
 
 
 def test_license_is_apache_2(repository: Path, pyproject: dict) -> None:
