@@ -1,0 +1,190 @@
+"""Whole campaigns through the real server on a real archive."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import SimpleITK as sitk  # noqa: N813
+from archive_case import RADIOGRAPHS, VOLUMES
+
+from coldstart.adapters.archive_client import INFO_FIELDS
+from coldstart.adapters.server import Server
+from dicom_series import Series, radiograph, volume_series
+from orthanc import Orthanc
+
+WAIT_LIMIT_S = 120.0
+COMMON = {"labels": "ball:1", "epochs": "2", "budget": "2", "prelabel": "0", "modalities": "CT,DX"}
+OFFLINE_CHILD = Path(__file__).with_name("offline_start.py")
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    """Start the server on an archive, its cache and its database in folders of the test's."""
+    monkeypatch.setenv("MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
+    running: list[Server] = []
+
+    def start_server(orthanc: Orthanc, **conf: str) -> Server:
+        conf = {**COMMON, "state_dir": str(tmp_path / "state"), **conf}
+        server = Server(orthanc.url, conf, tmp_path / f"server{len(running)}.log")
+        running.append(server.__enter__())
+        return server
+
+    yield start_server
+    for server in running:
+        server.stop()
+
+
+def campaign(server: Server) -> dict[str, Any]:
+    answer: dict[str, Any] = requests.get(f"{server.url}/info/", timeout=30).json()["coldstart"]
+    return answer
+
+
+def wait_for(server: Server, what: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    deadline = time.monotonic() + WAIT_LIMIT_S
+    while not what(found := campaign(server)):
+        assert time.monotonic() < deadline, f"{found}\n{server.log.read_text()[-3000:]}"
+        time.sleep(0.2)
+    return found
+
+
+def click(server: Server) -> dict[str, Any]:
+    """As OHIF does: always for `random`, without a client id."""
+    response = requests.post(f"{server.url}/activelearning/random", json={}, timeout=30)
+    response.raise_for_status()
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def label(server: Server, image_id: str, folder: Path, level: float) -> dict[str, Any]:
+    """As an annotator does with curl: download, threshold, upload; the answer."""
+    image = requests.get(f"{server.url}/datastore/image", params={"image": image_id}, timeout=60)
+    image.raise_for_status()
+    (folder / "image.nii.gz").write_bytes(image.content)
+    picture = sitk.ReadImage(str(folder / "image.nii.gz"))
+    sitk.WriteImage(sitk.Cast(picture > level, sitk.sitkUInt8), str(folder / "label.nrrd"))
+    with (folder / "label.nrrd").open("rb") as file:
+        answer = requests.put(
+            f"{server.url}/datastore/label", params={"image": image_id}, files={"label": file}, timeout=60
+        )
+    answer.raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def save_and_train(server: Server, orthanc: Orthanc, series: dict[str, Series], folder: Path, level: float) -> None:
+    """Label the plan, train, have the rest scored, and get an active pick."""
+    wait_for(server, lambda found: found["planned"] == 2)
+    seen = []
+    for _ in range(2):
+        answer = click(server)
+        image_id = answer["id"]
+        for name in INFO_FIELDS:
+            assert answer[name] not in ("", "UNK"), name
+        assert answer["StudyInstanceUID"] == series[image_id].study and answer["SeriesInstanceUID"] == image_id
+        assert answer["coldstart"]["phase"] == "cold_start"
+        assert "coldstart" not in label(server, image_id, folder, level)  # no warning
+        seen.append(image_id)
+    referred = {one.ReferencedSeriesSequence[0].SeriesInstanceUID for one in orthanc.segmentations()}
+    assert referred == set(seen)
+    status = requests.get(f"{server.url}/datastore/", timeout=30).json()
+    assert (status["total"], status["completed"]) == (len(series), 2)
+    assert requests.post(f"{server.url}/train/attention_unet", json={}, timeout=30).ok
+    wait_for(server, lambda found: found["scored_model_version"])
+    answer = click(server)
+    assert answer["coldstart"]["phase"] == "active" and answer["id"] not in seen
+    result = requests.post(
+        f"{server.url}/infer/attention_unet",
+        params={"image": answer["id"], "output": "dicom_seg"},
+        data={"params": json.dumps({"label_info": []})},
+        timeout=60,
+    )
+    assert result.ok and result.content[128:132] == b"DICM", result.text[:300]
+
+
+def test_campaign_on_ct_volumes(orthanc: Orthanc, start: Callable[..., Server], tmp_path: Path) -> None:
+    made = [volume_series("CT", seed=seed, shape=(10, 40, 40), descending=bool(seed % 2)) for seed in range(5)]
+    series = {one.series: one for one in made}
+    for one in made:
+        orthanc.store(one.instances)
+    server = start(orthanc, **{**VOLUMES, **COMMON})
+    save_and_train(server, orthanc, series, tmp_path, level=120)
+    # What others do in the archive is noticed: a new series, and a label that did not pass this server.
+    late = volume_series("CT", seed=9, shape=(10, 40, 40))
+    orthanc.store(late.instances)
+    (one, *_) = orthanc.segmentations()
+    seen_at = time.monotonic()
+    wait_for(server, lambda found: found["images"] == 6)
+    assert time.monotonic() - seen_at < 60
+    orthanc.remove_series(one.SeriesInstanceUID)
+    server.stop()
+
+    # Started again without its cache: labels and images are read from the archive, and trained on.
+    shutil.rmtree(tmp_path / "cache")
+    server = start(orthanc, **{**VOLUMES, **COMMON})
+    (last,) = orthanc.segmentations()
+    found = wait_for(server, lambda found: found["labelled"] == 1 and not found["label_problems"])
+    assert click(server)["id"] != last.ReferencedSeriesSequence[0].SeriesInstanceUID
+    assert requests.post(f"{server.url}/train/attention_unet", json={}, timeout=30).ok
+    wait_for(server, lambda now: now["model_version"] != found["model_version"])
+
+
+def test_campaign_on_radiographs_whose_archive_goes_away(
+    own_orthanc: Orthanc, start: Callable[..., Server], tmp_path: Path
+) -> None:
+    series = {one.series: one for one in (radiograph("DX", seed=seed, shape=(48, 40)) for seed in range(6))}
+    for one in series.values():
+        own_orthanc.store(one.instances)
+    server = start(own_orthanc, **{**RADIOGRAPHS, **COMMON})
+    save_and_train(server, own_orthanc, series, tmp_path, level=1140)
+    own_orthanc.stop()
+    wait_for(server, lambda found: "cannot be reached" in str(found["watch_errors"]))
+    image_id = click(server)["id"]
+    answer = label(server, image_id, tmp_path, level=1140)
+    assert "not in the archive yet" in answer["coldstart"]["warning"]
+    assert campaign(server)["labelled"] == 3
+    own_orthanc.start()
+    found = wait_for(server, lambda found: not found["watch_errors"])
+    deadline = time.monotonic() + WAIT_LIMIT_S
+    while len(own_orthanc.segmentations()) < 3:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    assert campaign(server)["labelled"] == 3
+
+
+def test_info_is_answered_at_once_for_a_thousand_series(orthanc: Orthanc, start: Callable[..., Server]) -> None:
+    for seed in range(1000):
+        orthanc.store(radiograph("DX", seed=seed, shape=(24, 24)).instances)
+    server = start(orthanc, **{**RADIOGRAPHS, **COMMON, "modalities": "DX"})
+    assert campaign(server)["images"] == 1000
+    elapsed_s = []
+    with requests.Session() as session:
+        for _ in range(15):
+            began = time.monotonic()
+            session.get(f"{server.url}/info/", timeout=30).raise_for_status()
+            elapsed_s.append(time.monotonic() - began)
+            time.sleep(0.2)
+    assert np.median(elapsed_s) < 0.1, elapsed_s
+
+
+def test_server_starts_where_no_network_can_be_reached(tmp_path: Path) -> None:
+    """In a network namespace of its own, which has a loopback interface and nothing else, and without dcmqi at hand."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not let us make a network namespace, in which the internet is out of reach")
+    command = ["unshare", "-rn", sys.executable, str(OFFLINE_CHILD), str(tmp_path)]
+    tests = os.pathsep.join([str(OFFLINE_CHILD.parent), str(OFFLINE_CHILD.parents[1])])
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=WAIT_LIMIT_S, env={**os.environ, "PYTHONPATH": tests}
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert json.loads(ended.stdout.splitlines()[-1]) == {"internet": False, "total": 1, "planned": 1}
