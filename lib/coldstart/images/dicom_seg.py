@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk  # noqa: N813
 from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from highdicom.sr import CodedConcept
@@ -29,6 +28,7 @@ from pydicom.uid import SegmentationStorage, generate_uid
 
 from coldstart.exceptions import LabelError
 from coldstart.images.geometry import Geometry, to_file, to_pixels
+from coldstart.images.seg_frames import by_position, by_reference, read_frames
 from coldstart.images.series import Series
 
 SERIES_NUMBER = 300
@@ -150,28 +150,20 @@ def read_dicom_seg(path: Path, geometry: Geometry, series: Series) -> SegmentedL
                 f"The label must be a DICOM Segmentation; got {dataset.get('SOPClassUID', 'no class')}. Save it as SEG."
             )
         value_of, names = _meanings(dataset)
-        frames = _frames(dataset)
-        stored = _by_reference(frames, value_of, geometry, series)
+        frames = read_frames(dataset)
+        stored = by_reference(frames, value_of, geometry, series)
         if stored is None:
-            stored = _by_position(dataset, frames, value_of, geometry, series)
+            stored = by_position(dataset, frames, value_of, geometry, series)
+    except LabelError:
+        raise
     # What pydicom raises for a damaged object is not foreseeable; all of it means the same here.
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, NotImplementedError) as error:
+    except Exception as error:
         raise LabelError(
             f"The segmentation cannot be read ({type(error).__name__}: {error}). Save the label again."
         ) from error
     on_file = stored.transpose(2, 1, 0)
     on_file = on_file if geometry.file_dims == 3 else on_file[..., 0]
     return SegmentedLabel(np.ascontiguousarray(to_pixels(on_file, geometry)), names)
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """One slice of one segment."""
-
-    mask: NDArray[np.bool_]
-    segment: int
-    source: tuple[str, int] | None
-    groups: pydicom.Dataset
 
 
 def _describe(number: int, value: int, name: str) -> SegmentDescription:
@@ -199,109 +191,6 @@ def _meanings(dataset: pydicom.Dataset) -> tuple[dict[int, int], dict[int, str]]
     if len(names) < len(value_of):
         raise LabelError("Two segments of the segmentation stand for one label value. Save the label again.")
     return value_of, names
-
-
-def _frames(dataset: pydicom.Dataset) -> list[_Frame]:
-    if "PixelData" not in dataset:
-        return []
-    pixels = dataset.pixel_array.reshape(-1, int(dataset.Rows), int(dataset.Columns))
-    threshold = 1.0
-    if dataset.get("SegmentationType") == "FRACTIONAL":
-        threshold = int(dataset.get("MaximumFractionalValue", 255)) / 2
-    shared = dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
-    frames = []
-    for mask, own in zip(pixels, dataset.PerFrameFunctionalGroupsSequence, strict=True):
-        groups = pydicom.Dataset()
-        groups.update(shared[0])
-        groups.update(own)
-        segment = int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-        frames.append(_Frame(mask >= threshold, segment, _source(groups), groups))
-    return frames
-
-
-def _source(groups: pydicom.Dataset) -> tuple[str, int] | None:
-    """Instance and frame that a frame was drawn on."""
-    for derivation in groups.get("DerivationImageSequence") or ():
-        for source in derivation.get("SourceImageSequence") or ():
-            number = source.get("ReferencedFrameNumber", 1)
-            first = number if isinstance(number, int) else next(iter(number), 1)
-            return str(source.ReferencedSOPInstanceUID), int(first)
-    return None
-
-
-def _by_reference(
-    frames: Sequence[_Frame], value_of: Mapping[int, int], geometry: Geometry, series: Series
-) -> NDArray[np.int32] | None:
-    """Put each frame on the slice that it refers to; None where one refers to none of them."""
-    index_of = {frame: index for index, frame in enumerate(series.frames)}
-    shape = _slices_shape(geometry)
-    if any(frame.source not in index_of or frame.mask.shape != shape[1:] for frame in frames):
-        return None
-    stored = np.zeros(shape, dtype=np.int32)
-    for frame in frames:
-        _put(stored[index_of[frame.source or ("", 0)]], frame, value_of)
-    return stored
-
-
-def _by_position(
-    dataset: pydicom.Dataset,
-    frames: Sequence[_Frame],
-    value_of: Mapping[int, int],
-    geometry: Geometry,
-    series: Series,
-) -> NDArray[np.int32]:
-    """Put the frames where they lie in space, and look up the nearest of their pixels for each pixel of the image."""
-    ours, theirs = series.headers[0].get("FrameOfReferenceUID"), dataset.get("FrameOfReferenceUID")
-    placed = all("PlanePositionSequence" in frame.groups for frame in frames)
-    if not placed or not geometry.physical or geometry.file_dims != 3 or not ours or ours != theirs:
-        raise LabelError(
-            "The segmentation neither refers to the instances of its series nor lies in the same space. Draw it on "
-            "this series, and save it again."
-        )
-    across, down = np.reshape(np.array(_group(frames[0], "PlaneOrientation").ImageOrientationPatient, float), (2, 3))
-    normal = np.cross(across, down)
-    positions = np.array([_group(frame, "PlanePosition").ImagePositionPatient for frame in frames], dtype=float)
-    heights = positions @ normal
-    measures = _group(frames[0], "PixelMeasures")
-    levels = np.unique(heights.round(3))
-    thickness = float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 1.0)
-    step = float(np.diff(levels).min()) if len(levels) > 1 else thickness
-    indices = np.rint((heights - heights.min()) / step).astype(int)
-    volume = np.zeros((int(indices.max()) + 1, *frames[0].mask.shape), dtype=np.int32)
-    for frame, index in zip(frames, indices, strict=True):
-        _put(volume[index], frame, value_of)
-    picture = sitk.GetImageFromArray(volume)
-    picture.SetSpacing((float(measures.PixelSpacing[1]), float(measures.PixelSpacing[0]), step))
-    picture.SetOrigin([float(x) for x in positions[int(np.argmin(heights))]])
-    picture.SetDirection(np.stack([across, down, normal], axis=1).ravel().tolist())
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetInterpolator(sitk.sitkNearestNeighbor)
-    resampler.SetSize(geometry.size)
-    resampler.SetOutputSpacing(geometry.spacing)
-    resampler.SetOutputOrigin(geometry.origin)
-    resampler.SetOutputDirection(geometry.direction)
-    stored: NDArray[np.int32] = sitk.GetArrayFromImage(resampler.Execute(picture)).astype(np.int32)
-    if volume.any() and not stored.any():
-        raise LabelError("The segmentation lies beside the image. Draw it on this series, and save it again.")
-    return stored
-
-
-def _group(frame: _Frame, name: str) -> pydicom.Dataset:
-    return frame.groups[f"{name}Sequence"].value[0]  # type: ignore[no-any-return]
-
-
-def _put(slice_: NDArray[np.int32], frame: _Frame, value_of: Mapping[int, int]) -> None:
-    value = value_of[frame.segment]
-    if np.any(frame.mask & (slice_ != 0) & (slice_ != value)):
-        raise LabelError(
-            "Segments of the segmentation overlap, and a pixel can have one label only. Make them disjoint in the "
-            "viewer, and save it again."
-        )
-    slice_[frame.mask] = value
-
-
-def _slices_shape(geometry: Geometry) -> tuple[int, int, int]:
-    return geometry.size[2] if geometry.file_dims == 3 else 1, geometry.size[1], geometry.size[0]
 
 
 def _to_slices(values: NDArray[Any], geometry: Geometry) -> NDArray[Any]:

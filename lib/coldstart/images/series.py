@@ -64,8 +64,8 @@ def read_series(folder: Path) -> Series:
         order = _order(headers) if len(headers) > 1 else [0]
     except UnusableError as problem:
         raise _unusable(folder, str(problem)) from problem
-    # Whatever else pydicom raises means a damaged or an odd file.
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+    # What pydicom raises for a damaged file is not foreseeable; all of it means the same here.
+    except Exception as error:
         reason = f"an instance is damaged or incomplete ({itk_reason(error)}); send it to the archive again"
         raise _unusable(folder, reason) from error
     return Series(tuple(files[index] for index in order), tuple(headers[index] for index in order))
