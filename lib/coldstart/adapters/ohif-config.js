@@ -35,7 +35,8 @@
     },
   };
 
-  // The MONAI Label mode segments, but has neither brush nor export: it gets both from the Segmentation mode.
+  // The MONAI Label mode segments, but has neither brush nor export: it gets both from the Segmentation mode, on the
+  // left, since its own panel forgets its server while another one is in its place.
   const monaiLabel = {
     id: '@ohif/mode-monai-label',
     modeFactory: async options => {
@@ -47,7 +48,7 @@
       const [route] = stock.routes;
       const layoutTemplate = context => {
         const layout = route.layoutTemplate(context);
-        layout.props.rightPanels.push('@ohif/extension-cornerstone.panelModule.panelSegmentationWithTools');
+        layout.props.leftPanels.push('@ohif/extension-cornerstone.panelModule.panelSegmentationWithTools');
         return layout;
       };
       return { ...stock, onModeEnter: segmentation.onModeEnter, routes: [{ ...route, layoutTemplate }] };
