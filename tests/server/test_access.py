@@ -367,3 +367,27 @@ def test_a_slow_realm_does_not_hold_up_what_does_not_need_it() -> None:
 
     with RealmServer() as service:
         asyncio.run(story(service))
+
+
+def test_a_forged_token_holds_up_nobody_while_the_realm_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(service: RealmServer) -> None:
+        realm = Realm(service.uri, CLIENT_ID, timeout_s=20)
+        assert (await realm.user_of(service.token())).username == "ann"
+        monkeypatch.setattr(realm_module, "ASK_EVERY_S", 1.0)
+        await asyncio.sleep(1.1)
+        service.delay_s = 2.0
+        forged = jwt.encode(service.claims(), new_key(), algorithm="RS256")
+        waiting = asyncio.create_task(realm.user_of(forged))
+        while service.n_asked < 2:
+            await asyncio.sleep(0.01)
+        assert (await realm.user_of(service.token())).username == "ann"
+        assert not waiting.done(), "the valid token waited for the forged one"
+        with pytest.raises(AppError, match="not valid"):
+            await waiting
+        # The answer took longer than ASK_EVERY_S, which counts from its end.
+        with pytest.raises(AppError, match="not valid"):
+            await realm.user_of(forged)
+        assert service.n_asked == 2
+
+    with RealmServer() as service:
+        asyncio.run(story(service))

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 KEY_MAX_AGE_S = 300.0
 """After this the realm is asked for its key again: a key that was withdrawn opens no longer than that."""
 ASK_EVERY_S = 5.0
-"""The realm is asked for its key no more often, however many forged tokens arrive."""
+"""So long after an answer the realm is not asked for its key again, however many forged tokens arrive."""
 
 _ISSUER_SUFFIX = "/protocol/openid-connect"
 _MALFORMED = (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
@@ -95,13 +95,20 @@ class Realm:
         return await run_in_threadpool(self._log_in, username, password)
 
     async def _know_key(self, max_age_s: float) -> None:
-        """Have a key that is at most `max_age_s` old, or one that could not be asked for again yet."""
+        """Have a key that is at most `max_age_s` old, or one that could not be asked for again yet.
+
+        Whoever can do with the key that is known does not wait, however long the realm takes to answer somebody else.
+        """
+        if time.monotonic() - self._known_at <= max_age_s:
+            return
         async with self._lock:
             now = time.monotonic()
             if now - self._known_at > max_age_s and now - self._asked_at > ASK_EVERY_S:
-                self._asked_at = now
-                self._key, self._issuers = await run_in_threadpool(self._ask_key)
-                self._known_at = now
+                try:
+                    self._key, self._issuers = await run_in_threadpool(self._ask_key)
+                    self._known_at = now
+                finally:
+                    self._asked_at = time.monotonic()
             if now - self._known_at > KEY_MAX_AGE_S:
                 raise _unreachable("it did not answer just now")
 
