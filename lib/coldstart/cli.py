@@ -74,7 +74,7 @@ def simulate(
 
 @app.command()
 def serve(
-    studies: Annotated[Path, typer.Option(help="Folder of images.", exists=True, file_okay=False)],
+    studies: Annotated[str, typer.Option(help="Folder of images, or address of a DICOMweb archive.")],
     preset: Annotated[str | None, typer.Option(help="Name of a preset, or the path of a YAML file.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
@@ -84,12 +84,15 @@ def serve(
 
     Example: coldstart serve --studies /data/chest --preset chest_xray --host 0.0.0.0 --conf budget 20
     """
-    from coldstart.adapters.server import APP_FOLDER, server_command, server_environment
+    from coldstart.adapters.server import APP_FOLDER, is_archive, server_command, server_environment
     from coldstart.settings import load_settings
 
+    if not is_archive(studies) and not Path(studies).is_dir():
+        raise InvalidInputError(f"--studies must be a folder or the address of an archive; got '{studies}'.")
     settings = _pairs(conf) | ({"preset": preset} if preset else {})
     load_settings(settings, APP_FOLDER / "configs")  # better said before a server starts than after
-    command = server_command(studies.resolve(), settings, host=host, port=port)
+    where = studies if is_archive(studies) else Path(studies).resolve()
+    command = server_command(where, settings, host=host, port=port)
     sys.stdout.flush()
     os.execve(command[0], command, server_environment())  # noqa: S606  the server takes this process's place, and Ctrl-C
 

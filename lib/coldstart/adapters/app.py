@@ -30,6 +30,7 @@ from coldstart.adapters.inference import AttentionUnetInference
 from coldstart.adapters.ohif import install_ohif
 from coldstart.adapters.prelabel import PrelabelScoring
 from coldstart.adapters.scoring import EmbeddingScoring, EntropyScoring
+from coldstart.adapters.server import is_archive
 from coldstart.adapters.strategies import strategies
 from coldstart.adapters.tasks import SERVER_PID, Tasks, end_tasks_before, end_with_server
 from coldstart.adapters.training import AttentionUnetTraining
@@ -133,6 +134,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             raise AppError(
                 f"There is no strategy '{request.get('strategy')}'. Choose one of {', '.join(self._strategies)}.", 404
             )
+        self._datastore.require_folder()
         answer: dict[str, Any] = strategy(request, self._datastore)
         if answer:
             if answer["coldstart"]["phase"] == BEFORE_EMBEDDING and (error := self._tasks.errors().get("embedding")):
@@ -220,11 +222,6 @@ def _ending_in_a_sentence() -> Iterator[None]:
         logger.critical("%s", error)
         sys.tracebacklimit = 0  # the start ends here: what follows is the sentence again, not forty frames
         raise
-
-
-def is_archive(studies: str) -> bool:
-    """Tell whether `--studies` is the address of an archive, not a folder."""
-    return studies.strip().lower().startswith(("http://", "https://"))
 
 
 def _open_campaign(app_dir: Path, studies: str, conf: dict[str, str]) -> Campaign:

@@ -21,6 +21,11 @@ START_LIMIT_S = 180.0
 STOP_LIMIT_S = 20.0
 
 
+def is_archive(studies: str) -> bool:
+    """Tell whether `--studies` is the address of an archive, not a folder."""
+    return studies.strip().lower().startswith(("http://", "https://"))
+
+
 class ServerError(ColdStartError):
     """The server did not start."""
 
