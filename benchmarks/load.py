@@ -72,6 +72,7 @@ def main() -> None:
     for n_images in arguments.images:
         with tempfile.TemporaryDirectory() as folder:
             measure_pool(Path(folder), n_images, arguments, result)
+    result["hardware"] += f", {os.getloadavg()[0]:.1f} with both servers and the clients when it ended"
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     arguments.output.with_suffix(".md").write_text(table(result))
     print(table(result))
@@ -242,15 +243,20 @@ def table(result: dict) -> str:
 
 
 def ratios(result: dict) -> list[str]:
-    """This app's p95 against stock's, where 8 clients or more ask at the largest pool."""
+    """This app's p95 at the largest pool, against stock's there and against its own at the next smaller pool."""
     found = {(row["what"], row["images"], row["clients"]): row["p95_ms"] for row in result["measurements"]}
-    largest = max(row["images"] for row in result["measurements"])
+    *smaller, largest = sorted({row["images"] for row in result["measurements"]})
     sentences = []
     for (what, images, clients), p95 in found.items():
         if what in (NO_MODEL, WITH_MODEL) and images == largest:
-            for stock in (STOCK_RANDOM, STOCK_FIRST):
-                times = found[stock, images, clients] / p95
-                sentences.append(f"{images:,} images, {clients} clients: {what} has 1/{times:.0f} of {stock}'s p95.")
+            random, first = (found[stock, images, clients] / p95 for stock in (STOCK_RANDOM, STOCK_FIRST))
+            sentence = f"{images:,} images, {clients} client{'s' * (clients > 1)}, {what}: p95 is 1/{random:.0f} of "
+            sentence += f"stock Random's and 1/{first:.0f} of stock First's"
+            if smaller:
+                sentence += (
+                    f", and {p95 / found[what, smaller[-1], clients]:.2f} times its own at {smaller[-1]:,} images"
+                )
+            sentences.append(f"{sentence}.")
     return sentences
 
 

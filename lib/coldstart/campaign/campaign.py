@@ -44,6 +44,8 @@ TaskName = Literal["embedding", "entropy", "prelabel"]
 
 logger = logging.getLogger(__name__)
 
+_READ_PROGRESS = select(Progress.task, Progress.done, Progress.total, Progress.message)  # built once: clicks read it
+
 
 class Campaign:
     """The campaign's state and what can be done with it.
@@ -286,7 +288,7 @@ class Campaign:
         """The campaign in numbers, for `GET /info/`; plain JSON types."""
         with self.store.reading() as session:
             pool, labels = self._memory.read(session)
-            progress = session.scalars(select(Progress)).all()
+            progress = session.execute(_READ_PROGRESS).tuples().all()
         return {
             "preset": self.settings.preset,
             "encoder": pool.map.encoder if pool.map is not None else f"{self.settings.encoder} (not embedded yet)",
@@ -302,6 +304,8 @@ class Campaign:
             "scored_model_version": pool.scoring.model_version if pool.scoring is not None else None,
             "set_aside": pool.set_aside,
             "label_problems": labels.problems,
-            "progress": {row.task: {"done": row.done, "total": row.total, "message": row.message} for row in progress},
+            "progress": {
+                task: {"done": done, "total": total, "message": message} for task, done, total, message in progress
+            },
             "state_dir": str(self.store.folder),
         }
