@@ -20,7 +20,8 @@ def test_next_in_line_is_the_plan_and_then_the_farthest_points(campaign):
     assert clicks(campaign, BUDGET + 4) == ahead
 
 
-def test_next_in_line_is_what_clicks_get_after_a_scoring(campaign):
+def test_next_in_line_is_what_clicks_get_after_a_scoring(make_campaign):
+    campaign = make_campaign(alpha=0.9)  # distance counts, except for the first
     label_budget(campaign)
     score(campaign, random_entropies())
     first = campaign.next_in_line(6)
@@ -82,6 +83,7 @@ def test_pre_labels_are_made_once_for_each_model_that_has_scored(make_campaign):
     campaign.model_path.write_bytes(b"not read here")
     learning.record_model(campaign.store, "m1", {})
     assert set(campaign.tasks_to_do()) == {"entropy"}, "who comes next is not known before the scoring"
+    assert campaign.prelabel(lambda *_: pytest.fail("segmented too early")) is None
     score(campaign, random_entropies())
     assert set(campaign.tasks_to_do()) == {"prelabel"}
     assert campaign.prelabel(lambda *_: None) == "m1"
