@@ -259,7 +259,22 @@ def test_an_archive_unpacks_nothing_outside_its_folder(server: Server, folder: P
     refused = requests.put(
         f"{server.url}/session/?uncompress=true", files={"files": ("a.zip", b"no archive")}, timeout=60
     )
-    assert refused.status_code == 400 and "archive" in refused.json()["detail"]
+    assert refused.status_code == 400 and "cannot be unpacked" in refused.json()["detail"]
+    assert "/tmp" not in refused.text
+
+
+def test_an_archive_that_unpacks_to_too_much_is_413_and_leaves_nothing(server: Server, folder: Path) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for index in range(17):
+            packed.writestr(f"{index}", bytes(2**26))
+    before = sorted((folder / "sessions").glob("*"))
+    for value in ("true", "YES", "1"):
+        refused = requests.put(
+            f"{server.url}/session/?uncompress={value}", files={"files": ("a.zip", archive.getvalue())}, timeout=60
+        )
+        assert refused.status_code == 413 and "at most 1024 MiB" in refused.json()["detail"]
+    assert sorted((folder / "sessions").glob("*")) == before
 
 
 def test_a_request_names_no_folder_of_code_for_a_child_process(server: Server, folder: Path) -> None:

@@ -50,6 +50,15 @@ class Asked:
     may_annotate: bool = True
     """Whether the user has the role to save labels."""
 
+    @property
+    def unpacks(self) -> bool:
+        """Whether MONAI Label will unpack what was uploaded; of several files it unpacks none."""
+        return self.route == "/session/" and len(self.files) == 1 and self.is_set("uncompress")
+
+    def is_set(self, name: str) -> bool:
+        """Whether a parameter of the query that is true or false is given, and not as false."""
+        return self.names.get(name, "false").lower() not in ("false", "0", "no", "off", "n", "f")
+
 
 def check(asked: Asked, app: ColdStartApp) -> None:
     """Refuse what the endpoint could not answer.
@@ -75,7 +84,7 @@ def check(asked: Asked, app: ColdStartApp) -> None:
             require_name("client_id", client_id)
     if (session_id := asked.names.get("session_id")) and not _SESSION_ID.fullmatch(session_id):
         raise AppError(f"There is no session '{session_id}'. Create one first.", 404)
-    if asked.names.get("run_sync", "false").lower() not in ("false", "0", "no", "off", "n", "f"):
+    if asked.is_set("run_sync"):
         raise AppError("`run_sync` would keep the server from answering anybody until the task ends. Leave it out.")
     route = f"{asked.method} {asked.route}"
     if route in _CHECKS:

@@ -75,7 +75,7 @@ def _status_and_sentence(error: Exception) -> tuple[int, str]:
         case MONAILabelException():
             return 400, str(error.msg)
         case shutil.ReadError() | tarfile.TarError():
-            return 400, f"The archive cannot be unpacked: {error}. Send a zip or tar file of images."
+            return 400, "The archive cannot be unpacked. Send a zip or tar file of images."
         case OSError(errno=number) if number in _NO_ROOM:
             return 507, "The server's disk is full, so this was not saved. Free some room there, then send it again."
     return 500, "The server made a mistake, which is in its log with the time of now. Tell whoever runs it."

@@ -12,9 +12,11 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, status
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -29,6 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from coldstart.adapters.checks import Asked, check
 from coldstart.adapters.errors import AppError, answer_to
 from coldstart.adapters.realm import Realm
+from coldstart.adapters.unpacking import check_archive
 from coldstart.adapters.users import note_user
 from coldstart.adapters.values import json_object
 
@@ -183,7 +186,12 @@ def _checked_user_of(app: ColdStartApp) -> Callable[[Request], Awaitable[auth.Us
         for needed in request.scope["route"].dependant.dependencies:
             if isinstance(needed.call, auth.RBAC):
                 await needed.call(user)
-        check(await _asked(request, settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR in user.roles), app)
+        asked = await _asked(request, settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR in user.roles)
+        check(asked, app)
+        if asked.unpacks:
+            for value in (await request.form()).values():
+                if isinstance(value, UploadFile):
+                    await run_in_threadpool(check_archive, Path(value.filename or "").name, value.file)
         if "model" in request.path_params and request.method == "PUT":
             for value in (await request.form()).values():
                 if isinstance(value, UploadFile):
