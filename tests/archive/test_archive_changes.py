@@ -144,7 +144,7 @@ def test_label_is_kept_and_sent_later_while_the_archive_is_away(own_site: Site, 
     own_site.orthanc.stop()
     slices = save(datastore, series, tmp_path)
     assert "counts, but is not in the archive yet" in str(datastore.label_warning(series.series))
-    assert datastore._campaign.status()["labelled"] == 1
+    assert datastore._campaign.status()["labelled"] == 1 and datastore.status()["not_in_archive"] == 1
     with pytest.raises(ArchiveError, match=r"cannot be reached \(ConnectionError\)"):
         datastore.sync()
     again = own_site.open(url=own_site.orthanc.url)  # the server is restarted meanwhile
@@ -158,10 +158,13 @@ def test_label_is_kept_and_sent_later_while_the_archive_is_away(own_site: Site, 
     assert caught.value.status_code == 503
     own_site.orthanc.start()
     again.sync()
-    assert again.label_warning(series.series) is None
+    assert again.label_warning(series.series) is None and again.status()["not_in_archive"] == 0
     np.testing.assert_array_equal(saved_slices(own_site.open("second"), series), slices)
     again.sync()
-    assert len(own_site.orthanc.segmentations()) == 1
+    (segmentation,) = own_site.orthanc.segmentations()
+    # The server knows which one is its own: it neither sends it again nor reads it back.
+    note = again.get_label_info(series.series, "final")["coldstart"]
+    assert note == {"segmentation": segmentation.SeriesInstanceUID}
 
 
 def test_index_counts_when_the_archive_is_suddenly_empty(site: Site) -> None:

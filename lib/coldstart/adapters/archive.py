@@ -59,6 +59,10 @@ class ArchiveDatastore(SegmentationDatastore):
         """Address of the archive."""
         return self._client.url
 
+    def status(self) -> dict[str, Any]:
+        """Numbers of images and labels, and of the labels that wait to be stored in the archive."""
+        return {**super().status(), "not_in_archive": self.n_unsent}
+
     # Images
 
     def get_image_uri(self, image_id: str) -> str:

@@ -38,7 +38,7 @@ class ArchivedSeries(BaseModel):
 
 
 class ArchivedLabel(BaseModel):
-    """A segmentation; `image` is the series that it was drawn on, `number` grows with the time it was seen.
+    """A segmentation; `image` is the series that it was drawn on.
 
     `dismissed` was removed on this server only, since DICOMweb archives need not delete.
     """
@@ -48,7 +48,6 @@ class ArchivedLabel(BaseModel):
     study: str
     image: str
     n_instances: int
-    number: int
     noted_at: float = 0.0
     dismissed: bool = False
 
@@ -61,7 +60,8 @@ class _Contents(BaseModel):
 class ArchiveIndex:
     """Series to serve, and segmentations of them.
 
-    `series` and `labels` map UIDs to what is known; they are replaced, never changed, so they are read without a lock.
+    `series` and `labels` map UIDs to what is known, labels in the order in which they were seen. They are replaced, never
+    changed, so they are read without a lock.
 
     Parameters
     ----------
@@ -96,8 +96,9 @@ class ArchiveIndex:
 
     def newest_labels(self) -> dict[str, str]:
         """UID of the segmentation that counts, of each series that has one."""
-        labels = sorted(self.labels.items(), key=lambda item: item[1].number)
-        return {label.image: uid for uid, label in labels if label.image in self.series and not label.dismissed}
+        return {
+            label.image: uid for uid, label in self.labels.items() if label.image in self.series and not label.dismissed
+        }
 
     def refresh(self) -> None:
         """Ask the archive what it holds, unless it was asked a moment ago.
@@ -128,14 +129,14 @@ class ArchiveIndex:
                 for uid, label in self.labels.items()
                 if uid not in new and (uid in found_labels or began_at - label.noted_at < APPEARS_WITHIN_S)
             }
-            self._keep(series, self._numbered(kept, new))
+            self._keep(series, {**kept, **new})
 
     def note_label(self, uid: str, study: str, image: str) -> None:
         """Take over a segmentation that this server stores."""
-        label = ArchivedLabel(study=study, image=image, n_instances=1, number=0, noted_at=time.time())
+        label = ArchivedLabel(study=study, image=image, n_instances=1, noted_at=time.time())
         with self._changing:
             others = {other: known for other, known in self.labels.items() if other != uid}
-            self._keep(self.series, self._numbered(others, {uid: label}))
+            self._keep(self.series, {**others, uid: label})
 
     def dismiss_labels(self, image: str) -> None:
         """Let no segmentation of an image count any more that is in the archive now."""
@@ -172,15 +173,9 @@ class ArchiveIndex:
                 continue
             if not referred.series:
                 self._say(uid, f"The segmentation {uid} says of no series that it was drawn on it; it is left out.")
-            label = ArchivedLabel(study=one.study, image=referred.series, n_instances=one.n_instances, number=0)
+            label = ArchivedLabel(study=one.study, image=referred.series, n_instances=one.n_instances)
             new.append((referred.made_at, uid, label))
         return {uid: label for _, uid, label in sorted(new, key=lambda item: item[:2])}
-
-    @staticmethod
-    def _numbered(kept: Mapping[str, ArchivedLabel], new: Mapping[str, ArchivedLabel]) -> dict[str, ArchivedLabel]:
-        last = max((label.number for label in kept.values()), default=0)
-        numbered = {uid: label.model_copy(update={"number": last + n}) for n, (uid, label) in enumerate(new.items(), 1)}
-        return {**kept, **numbered}
 
     def _keep(self, series: Mapping[str, ArchivedSeries], labels: Mapping[str, ArchivedLabel]) -> None:
         if series == self.series and labels == self.labels:

@@ -94,6 +94,11 @@ class SegmentationDatastore(CampaignDatastore):
         """Why the label of an image does not count, or is not in the archive; None where all is well."""
         return super().label_warning(image_id) or self._unsent.get(image_id)
 
+    @property
+    def n_unsent(self) -> int:
+        """How many labels are not in the archive, of those that it was asked to store."""
+        return len(self._unsent)
+
     def segmentation_of_result(self, instances: str, result: str, label_info: object, **_how: object) -> str:
         """Write the result of an inference as DICOM SEG, in the place of MONAI Label's function of these arguments.
 
