@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -108,6 +109,7 @@ class CampaignDatastore(WatchedDatastore):
 
     def _keep_label(self, image_id: str, label: Path, label_tag: str, info: dict[str, Any]) -> None:
         """Put a label in its place, with an info that is whole."""
+        self.require_folder()
         folder = self._labels / label_tag
         suffix = label_file_suffix(label.name)
         with _sentence_for(f"The label of image '{image_id}'"):
@@ -204,6 +206,7 @@ class CampaignDatastore(WatchedDatastore):
         suffix = image_file_suffix(image_filename)
         image_id = checked_new_id(image_id or split_name(Path(image_filename).name)[0], suffix)
         info = checked_info(image_info or {}, "params")
+        self.require_folder()
         with _sentence_for(f"Image '{image_id}'"), staged(Path(image_filename), self._images) as file:
             with self._file.exclusive():
                 folder = self._image_folder or WatchedFolder(self._images)
@@ -296,6 +299,17 @@ class FolderDatastore(CampaignDatastore):
         if info and self._campaign.settings.spatial_dims == 2:
             info |= alone(Path(info["path"]), image_id, self._campaign.folder)
         return info
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Save a label of an image that is there; see `CampaignDatastore.save_label`."""
+        self.require_folder()
+        if (path := self.image_path(image_id)) and not os.path.exists(path):
+            raise AppError(
+                f"The label of image '{image_id}' cannot be saved: {path} is not there. If it is on a share, mount that "
+                "again, then save the label once more.",
+                status_code=503,
+            )
+        return super().save_label(image_id, label_filename, label_tag, label_info)
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image and its labels; no click gets it any more."""

@@ -17,7 +17,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from coldstart.adapters.datastore_file import DatastoreFile, Objects
 from coldstart.adapters.datastore_folder import WatchedFolder, is_file_name, split_name
 from coldstart.adapters.durable import remove_left_overs
-from coldstart.adapters.errors import AppError
+from coldstart.adapters.errors import AppError, answered
 from coldstart.exceptions import ImageError, SettingsError
 from coldstart.images import IMAGE_PATTERNS
 
@@ -58,7 +58,7 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
         ImageError
             If all images went away at once, as on a share that is not mounted any more: nothing is changed then.
         OSError
-            If the folder cannot be read.
+            If a folder of labels cannot be read.
         """
         with self._file.threads:
             self._require_images()
@@ -105,16 +105,32 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
 
         return handle
 
+    def require_folder(self) -> None:
+        """Refuse, with 503, what needs the studies folder while it is not there: a label saved then would be lost."""
+        with answered(503):
+            self._require_images()
+
     def _require_images(self) -> None:
-        if self._image_folder is None or not self._datastore.objects:
-            return
-        with os.scandir(self._images) as entries:
-            if not any(split_name(entry.name)[0] for entry in entries):
-                raise ImageError(
-                    f"The studies folder {self._images} has no image any more; {len(self._datastore.objects)} were in "
-                    "it. If it is on a share, mount that again; if the images were taken away on purpose, restart the "
-                    "server. Until then all that is known of them is kept."
-                )
+        """Tell a folder that was emptied or is gone, and an empty place where a share was mounted, from our images."""
+        objects = self._datastore.objects
+        try:
+            status = os.stat(self._images)
+            home = status.st_dev, status.st_ino
+            if not objects or (home == self._home and self._image_folder is None):
+                return
+            with os.scandir(self._images) as entries:
+                ids = (split_name(entry.name)[0] for entry in entries)
+                if any(image_id and (home == self._home or image_id in objects) for image_id in ids):
+                    self._home = home
+                    return
+            state = "has no image any more"
+        except OSError as error:
+            state = f"cannot be read ({error.strerror or error})"
+        raise ImageError(
+            f"The studies folder {self._images} {state}; {len(objects)} were in it. If it is on a share, mount that "
+            "again; if the images were taken away on purpose, restart the server. Until then all that is known of them "
+            "is kept, and no label can be saved."
+        )
 
     def _look_at_images(self) -> bool:
         """Find out which images there are; return whether they are others than before."""
@@ -201,7 +217,11 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         self._images = Path(os.path.realpath(self._datastore.image_path()))
         self._labels = Path(os.path.realpath(self._datastore.label_path(None)))
-        self._file = DatastoreFile(Path(self._datastore_config_path), self._datastore, self._has_file)
+        status = os.stat(self._images)
+        self._home = status.st_dev, status.st_ino
+        self._file = DatastoreFile(
+            Path(self._datastore_config_path), self._datastore, self._has_file, self.require_folder
+        )
 
     def _update_datastore_file(self, lock: bool = True) -> None:
         self._file.save()

@@ -56,15 +56,24 @@ class DatastoreFile:
         Is filled from the file, without touching anything on the disk.
     has_file : callable
         Whether the image with this id, or its label with this tag, is on the disk.
+    require_folder : callable
+        Raises an AppError while the folder is not the one that the record is of: nothing is written then.
     """
 
-    def __init__(self, path: Path, model: LocalDatastoreModel, has_file: Callable[[str, str, str | None], bool]):
+    def __init__(
+        self,
+        path: Path,
+        model: LocalDatastoreModel,
+        has_file: Callable[[str, str, str | None], bool],
+        require_folder: Callable[[], None],
+    ):
         self.path = path
         self.copy = path.with_name(f"{path.name}.bak")
         self.model = model
         self.threads = threading.RLock()
         self.unsaved = False
         self._has_file = has_file
+        self._require_folder = require_folder
         self._lock = FileLock(path.with_name(".lock"), timeout=LOCK_LIMIT_S, thread_local=False)
         self._state = threading.Lock()
         self._changed: dict[tuple[str, str | None], set[str] | None] = {}
@@ -83,6 +92,7 @@ class DatastoreFile:
     def exclusive(self) -> Iterator[None]:
         """Be alone, among the threads and processes that write in the folder."""
         with self.threads:
+            self._require_folder()
             try:
                 self._lock.acquire()
             except Timeout:

@@ -81,6 +81,7 @@ class Store:
         self._fill = fill
         self._turn = threading.Lock()
         self._opened = self._open()
+        self._home = _identity(folder.parent)
         self._looked_over = _state(self.path)
 
     @property
@@ -205,11 +206,20 @@ class Store:
         with self._in_turn():
             if self._opened is not opened:
                 return
+            self._require_home()
             renewed = self._open(damage, opened.identity)
             with _alone(renewed.engine) as session:
                 self._fill(session)
             self._opened = renewed
             opened.engine.dispose()
+
+    def _require_home(self) -> None:
+        """Make no folder in an empty place where a share was mounted."""
+        if not self.folder.is_dir() and _identity(self.folder.parent) != self._home:
+            raise StoreBusyError(
+                f"The database {self.path} is out of reach: {self.folder.parent} is gone, or is another folder than "
+                "before. If it is on a share, mount that again; if not, restart the server."
+            )
 
     def _open(self, damage: Damage | None = None, damaged: Identity | None = None) -> _Opened:
         """Open the file at the path, in the place of the file `damaged` where that is still there."""
