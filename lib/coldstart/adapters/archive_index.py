@@ -60,8 +60,8 @@ class _Contents(BaseModel):
 class ArchiveIndex:
     """Series to serve, and segmentations of them.
 
-    `series` and `labels` map UIDs to what is known, labels in the order in which they were seen. They are replaced, never
-    changed, so they are read without a lock.
+    `series` and `labels` map UIDs to what is known, labels in the order in which they were seen. They are replaced, and
+    never changed, so they are read without a lock.
 
     Parameters
     ----------
