@@ -29,6 +29,8 @@ KEY_MAX_AGE_S = 300.0
 ASK_EVERY_S = 5.0
 """So long after an answer the realm is not asked for its key again, however many forged tokens arrive."""
 
+_NEVER_S = 253_402_300_800
+"""The year 10,000 in seconds; the time of now in milliseconds is later."""
 _ISSUER_SUFFIX = "/protocol/openid-connect"
 _MALFORMED = (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
 """What decoding raises for a token that says something else than it should: some of it comes from json and pydantic."""
@@ -127,6 +129,8 @@ class Realm:
 
     def _read(self, token: str) -> auth.User:
         claims = jwt.decode(token, self._key, algorithms=["RS256"], options={"require": ["exp"], "verify_aud": False})
+        if not isinstance(claims["exp"], int | float) or not claims["exp"] < _NEVER_S:
+            raise jwt.InvalidTokenError("its `exp` is no time in seconds")  # PyJWT reads text, and any number
         audience = claims.get("aud")
         clients = [*(audience if isinstance(audience, list) else [audience]), claims.get("azp")]
         if self._client_id not in clients:
