@@ -24,6 +24,9 @@ def test_client_id_names_an_annotator_but_slicers_default_does_not(
     ids = [click(body) for body in ({"client_id": "ann"}, {"client_id": "user-xyz"}, {}, {"client_id": "ann"})]
     assert len(set(ids)) == 4
     assert _servings(studies) == [("ann", "skipped"), (None, None), (None, None), ("ann", None)]
+    for body in ({"client_id": "  ann"}, {"client_id": " "}, {"client_id": "user-xyz "}):
+        click(body)
+    assert [who for who, _ in _servings(studies)[4:]] == ["ann", None, None]
 
 
 def _servings(studies: Path) -> list[tuple[str | None, str | None]]:

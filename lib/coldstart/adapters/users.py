@@ -15,10 +15,11 @@ _current: ContextVar[str | None] = ContextVar("coldstart_user", default=None)
 
 
 def annotator(client_id: object) -> str | None:
-    """Name of the annotator who sent the request at hand; None is anonymous."""
+    """Name of the annotator who sent the request at hand, without blanks around it; None is anonymous."""
     if (user := _current.get()) is not None:
         return user
-    return client_id if isinstance(client_id, str) and client_id not in ("", SHARED_CLIENT_ID) else None
+    name = client_id.strip() if isinstance(client_id, str) else ""
+    return name if name not in ("", SHARED_CLIENT_ID) else None
 
 
 def note_user(name: str) -> None:
