@@ -23,6 +23,8 @@ from coldstart.exceptions import ArchiveError, ColdStartError, StoreError
 
 logger = logging.getLogger(__name__)
 
+_ALREADY_RUNNING = "A task of this kind is running already. Wait until it has ended, or stop it first."
+"""In place of MONAI Label's '++++++++++ Train Task is Already Running', its one use of this status."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -57,7 +59,8 @@ def answer_to(error: Exception) -> JSONResponse:
         # Starlette keeps an upload that does not fit into memory on the disk; FastAPI hides that the disk is full.
         if isinstance(error.__cause__, OSError) and not isinstance(error, AppError):
             return answer_to(error.__cause__)
-        return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
+        detail = _ALREADY_RUNNING if error.status_code == 429 else error.detail
+        return JSONResponse({"detail": detail}, error.status_code, headers=error.headers)
     status_code, sentence = _status_and_sentence(error)
     if status_code == 500:
         logger.error("A request ended in an error that nobody foresaw.", exc_info=error)
