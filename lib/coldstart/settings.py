@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FilePath,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from coldstart.exceptions import SettingsError
 
@@ -72,6 +81,13 @@ class Settings(BaseModel):
     amp: bool = Field(True, description="mixed precision on a GPU")
     embed_batch_size: int = Field(16, ge=1, description="images that the encoder sees at once")
     score_batch_size: int = Field(8, ge=1, description="images that entropy scoring sees at once")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_no_truth_value(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("true and false are no value of it")  # pydantic takes them for the numbers 1 and 0
+        return value
 
     @field_validator("modalities")
     @classmethod

@@ -287,3 +287,37 @@ def test_a_request_names_no_folder_of_code_for_a_child_process(server: Server, f
         answer = requests.post(f"{server.url}{path}", json=body, timeout=60)
         assert answer.status_code == 400 and "`bundle_path`" in answer.json()["detail"], (path, body, answer.text)
     assert not (folder / "code" / "ran").exists()
+
+
+def test_a_bad_tag_is_400_in_every_task_that_saves_labels(server: Server) -> None:
+    for tag in ("../../zz", "\ufb01nal", "", 7):
+        batch = requests.post(f"{server.url}/batch/infer/attention_unet", json={"label_tag": tag}, timeout=60)
+        params = {"params": json.dumps({"label_tag": tag, "save_label": True})}
+        one = requests.post(f"{server.url}/infer/attention_unet?image=case_00", data=params, timeout=60)
+        for answer in (batch, one):
+            assert answer.status_code == 400 and "A label's tag must be" in answer.json()["detail"], (tag, answer.text)
+
+
+def test_inference_on_a_session_of_several_files_is_400_without_a_path(server: Server, folder: Path) -> None:
+    image = (folder / "studies" / "case_00.png").read_bytes()
+    files = [("files", (name, image)) for name in ("a.png", "b.png")]
+    made = requests.put(f"{server.url}/session/", files=files, timeout=60).json()
+    url = f"{server.url}/infer/attention_unet"
+    answer = requests.post(url, params={"session_id": made["session_id"]}, timeout=60)
+    assert answer.status_code == 400 and "several files" in answer.json()["detail"]
+    assert made["session_info"]["image"] not in answer.text
+    made = requests.put(f"{server.url}/session/", files=files[:1], timeout=60).json()
+    answer = requests.post(url, params={"session_id": made["session_id"]}, timeout=60)
+    assert answer.status_code == 404 and "no trained model" in answer.json()["detail"]
+
+
+def test_the_info_of_an_image_that_nobody_knows_is_404(server: Server) -> None:
+    answer = requests.get(f"{server.url}/datastore/image/info?image=unknown", timeout=60)
+    assert answer.status_code == 404 and "no image 'unknown'" in answer.json()["detail"]
+    assert requests.get(f"{server.url}/datastore/image/info?image=case_00", timeout=60).ok
+
+
+@pytest.mark.parametrize("alpha", [True, False])
+def test_true_and_false_are_no_alpha(server: Server, alpha: bool) -> None:
+    answer = requests.post(f"{server.url}/activelearning/coldstart_al", json={"alpha": alpha}, timeout=60)
+    assert answer.status_code == 400 and "`alpha`" in answer.json()["detail"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 
 from coldstart.adapters.archive import ArchiveDatastore
+from coldstart.adapters.datastore_checks import checked_tag
 from coldstart.adapters.errors import AppError
 from coldstart.adapters.values import MAX_NAME_LENGTH, require_file_name, require_name, short
 
@@ -106,13 +107,13 @@ def _check_infer(asked: Asked, app: ColdStartApp) -> None:
     if "session" in params:
         raise AppError("`session` cannot be given in `params`. Name the session with `session_id`.")
     if asked.names.get("session_id"):
-        _require_session(asked, app)
+        _require_one_image(_require_session(asked, app))
     elif not image and "file" not in files:
         raise AppError("Name an image with `image`, a session with `session_id`, or send a `file`.")
     if image:
         _require_image(image, app)
-    if not isinstance(params.get("label_tag", ""), str):
-        raise AppError(f"`label_tag` must be text; got {short(params['label_tag'])}.")
+    if "label_tag" in params:
+        checked_tag(params["label_tag"])
     if params.get("save_label") and not asked.may_annotate:
         raise AppError("Saving a label needs the role of an annotator. Leave `save_label` out.", 403)
     if asked.names.get("output") == "dicom_seg":
@@ -126,8 +127,8 @@ def _check_infer(asked: Asked, app: ColdStartApp) -> None:
 
 def _check_session(asked: Asked, app: ColdStartApp) -> None:
     image = _require_session(asked, app)
-    if asked.names.get("image") and not image.is_file():
-        raise AppError("This session holds several files, not one image. Create one for each image.")
+    if asked.names.get("image"):
+        _require_one_image(image)
 
 
 def _check_new_session(asked: Asked, app: ColdStartApp) -> None:
@@ -169,8 +170,8 @@ def _check_batch(asked: Asked, app: ColdStartApp) -> None:
         value = asked.body.get(key, 0)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
             raise AppError(f"`{key}` must be a whole number, 0 or more; got {short(value)}.")
-    if not isinstance(asked.body.get("label_tag", ""), str):
-        raise AppError(f"`label_tag` must be text; got {short(asked.body['label_tag'])}.")
+    if "label_tag" in asked.body:
+        checked_tag(asked.body["label_tag"])
     choices = [choice.value for choice in BatchInferImageType]
     images = asked.body.get("images", choices[0])
     if images not in choices and not (isinstance(images, list) and all(isinstance(image, str) for image in images)):
@@ -213,6 +214,11 @@ def _check_checksum(asked: Asked, app: ColdStartApp) -> None:
         raise AppError(f"`check_sum` must look like SHA256:0a1b (or SHA512, MD5); got {short(value)}.")
 
 
+def _check_known_image(asked: Asked, app: ColdStartApp) -> None:
+    if "image" in asked.names:
+        _require_image(asked.names["image"], app)
+
+
 def _check_image_info(asked: Asked, app: ColdStartApp) -> None:
     # MONAI Label notes each click there, and expects an object.
     if not isinstance(strategy := asked.form.get("info", {}).get("strategy", {}), dict):
@@ -250,6 +256,7 @@ _CHECKS: dict[str, Callable[[Asked, ColdStartApp], None]] = {
     "GET /session/{session_id}": _check_session,
     "PUT /session/": _check_new_session,
     "HEAD /datastore/image": _check_checksum,
+    "GET /datastore/image/info": _check_known_image,
     "PUT /datastore/image/info": _check_image_info,
     "PUT /model/{model}": _check_model_upload,
     "GET /logs/": _check_logs,
@@ -270,6 +277,12 @@ def _require_session(asked: Asked, app: ColdStartApp) -> Path:
     if session is None:
         raise AppError(f"There is no session '{asked.names['session_id']}'. Create one first.", 404)
     return Path(session.image)
+
+
+def _require_one_image(image: Path) -> None:
+    """Refuse the folder of a session that was made of several files, or of an archive."""
+    if not image.is_file():
+        raise AppError("This session holds several files, not one image. Create one for each image.")
 
 
 def _require_same(body: Mapping[str, Any], key: str, expected: str | None) -> None:

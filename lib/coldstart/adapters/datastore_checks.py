@@ -23,7 +23,7 @@ OWN_KEYS = frozenset({"coldstart", "id", "path", "name", "ts", "annotator"})
 """What the server itself says of an image or a label: such keys of a request are dropped, since viewers send an info
 back as they got it."""
 
-_TAG = re.compile(r"[\w-]{1,64}")
+_TAG = re.compile(r"[\w-]{1,64}", re.ASCII)
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
 
@@ -53,7 +53,9 @@ def checked_new_id(image_id: str, suffix: str) -> str:
 def checked_tag(tag: object) -> str:
     """Take the tag of a label, which names a folder; AppError where it is none."""
     if not isinstance(tag, str) or not _TAG.fullmatch(tag):
-        raise AppError(f"A label's tag must be of letters, digits, '_' and '-', at most 64; got {shown(tag)}.")
+        raise AppError(
+            f"A label's tag must be of the letters a to z, digits, '_' and '-', at most 64; got {shown(tag)}."
+        )
     return tag
 
 
