@@ -15,6 +15,7 @@ import pytest
 from campaign_case import N_POOL, click, clicks, label, planned, servings
 from test_serving_brute_force import held
 
+from coldstart.campaign import LabelFile
 from coldstart.campaign.unwritten import UnwrittenServings
 from coldstart.exceptions import StoreBusyError
 from coldstart.store import engine
@@ -129,6 +130,51 @@ def test_clicks_are_spared_the_wait_of_the_one_before(make_campaign, monkeypatch
         assert time.monotonic() - started < 3  # and not five times one second
         with pytest.raises(StoreBusyError):
             label(campaign, "p00")
+
+
+def test_labels_that_cannot_be_written_count_for_clicks_at_once(patient_campaign, pictures):
+    campaign, expected = patient_campaign, planned(patient_campaign)
+    images = case.list_files(pictures)
+    campaign.sync(images, {})
+    label(campaign, expected[0])
+    with held(campaign):
+        for image_id in expected[1:3]:
+            with pytest.raises(StoreBusyError):
+                label(campaign, image_id)
+        assert clicks(campaign, 1) == expected[3:4]
+        with pytest.raises(StoreBusyError):
+            campaign.remove_label(expected[0])
+        left = {image_id: path for image_id, path in images.items() if image_id != expected[4]}
+        saved = {image_id: LabelFile(campaign.folder / "labels" / f"{image_id}.png") for image_id in expected[1:3]}
+        with pytest.raises(StoreBusyError):
+            campaign.sync(left, saved)
+        assert campaign.status()["labelled"] == 1
+        assert clicks(campaign, 2) == [expected[0], expected[5]]
+    (campaign.folder / "labels" / f"{expected[0]}.png").unlink()
+    time.sleep(0.3)  # longer than the pause
+    campaign.sync(left, saved)
+    assert campaign.status()["labelled"] == 2
+    assert campaign._uncounted == {}
+    assert label(campaign, expected[3]) is None
+
+
+def test_labels_are_spared_the_wait_of_the_one_before(make_campaign, monkeypatch, pictures):
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 1.0)
+    campaign = make_campaign()
+    with held(campaign):
+        click(campaign)
+        time.sleep(1.5)  # longer than the pause: what is remembered and the label are both due
+        started = time.monotonic()
+        for image_id in ("p00", "p01", "p02", "p03"):
+            with pytest.raises(StoreBusyError, match="locked"):
+                label(campaign, image_id)
+        with pytest.raises(StoreBusyError, match="locked"):
+            campaign.remove_label("p00")
+        assert time.monotonic() - started < 3  # and not ten times one second
+    with pytest.raises(StoreBusyError):
+        label(campaign, "p04")
+    campaign.sync(case.list_files(pictures), {})
+    assert label(campaign, "p04") is None
 
 
 def test_clicks_on_a_full_disk_are_answered_and_written_when_there_is_room(campaign, tmp_path):

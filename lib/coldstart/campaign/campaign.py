@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from coldstart.campaign.progress import reporter
 from coldstart.campaign.refill import Refill
 from coldstart.campaign.serving import Desk, Sample
 from coldstart.embedding import create_encoder
-from coldstart.exceptions import ModelError
+from coldstart.exceptions import ModelError, StoreBusyError, StoreError
 from coldstart.segmentation import (
     EpochReport,
     Evaluation,
@@ -75,7 +76,9 @@ class Campaign:
         self._model_seen: tuple[Any, ...] = ()
         self.store = Store(folder, partial(self._refill.write, held_out=self.held_out))
         self._memory = PoolMemory(settings.random_state)
-        self._desk = Desk(self.store, settings, self._memory)
+        self._uncounted: dict[str, bool] = {}
+        self._out_of_order: str | None = None
+        self._desk = Desk(self.store, settings, self._memory, self._uncounted)
         self.model_path = folder / "models" / "attention_unet.pt"
         self.fetch: Fetch = all_are_here
 
@@ -85,12 +88,17 @@ class Campaign:
 
     def sync(self, images: Mapping[str, Path | ImageFile], labels: Mapping[str, LabelFile]) -> None:
         """Take over what the datastore shows: images by id, and final labels by image id."""
+        self._uncounted.update(dict.fromkeys(self._refill.images.keys() - images.keys(), True))
+        uncounted = dict(self._uncounted)
         self._refill.images, self._refill.labels = images, dict(labels)
         self._say_unknown_held_out(images)
         self.store.look_over()
         self._desk.write_remembered()
         inventory.sync_images(self.store, images, self.held_out, self.settings.spatial_dims)
         inventory.sync_labels(self.store, labels, self.settings.labels)
+        for image_id in uncounted:
+            self._uncounted.pop(image_id, None)
+        self._out_of_order = None
 
     def take_over_servings(self, served_at: Mapping[str, float]) -> None:
         """Keep reserved what the datastore noted as served, where the database that knew for whom was lost."""
@@ -116,15 +124,37 @@ class Campaign:
                 )
 
     def save_label(self, image_id: str, label: LabelFile) -> str | None:
-        """Count a label that was just saved; return why it stays out of training, or None."""
+        """Count a label that was just saved; return why it stays out of training, or None.
+
+        Raises
+        ------
+        StoreError
+            If the database cannot be written: clicks count the label all the same, and the next `sync` writes it.
+            Until then nobody waits for the database again.
+        """
         self._refill.labels[image_id] = label
-        self._desk.write_remembered()
-        return inventory.save_label(self.store, image_id, label, self.settings.labels)
+        with self._counting(image_id, labelled=True):
+            self._desk.write_remembered()
+            return inventory.save_label(self.store, image_id, label, self.settings.labels)
 
     def remove_label(self, image_id: str) -> None:
         """Make an image whose final label was removed a candidate again."""
         self._refill.labels.pop(image_id, None)
-        inventory.remove_label(self.store, image_id)
+        with self._counting(image_id, labelled=False):
+            inventory.remove_label(self.store, image_id)
+
+    @contextmanager
+    def _counting(self, image_id: str, *, labelled: bool) -> Iterator[None]:
+        """Make clicks know what the database is being told."""
+        self._uncounted[image_id] = labelled
+        if self._out_of_order is not None:
+            raise StoreBusyError(self._out_of_order)
+        try:
+            yield
+        except StoreError as error:
+            self._out_of_order = str(error)
+            raise
+        self._uncounted.pop(image_id, None)
 
     def label_problem(self, image_id: str) -> str | None:
         """Why the label of an image stays out of training, or None."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,10 +58,13 @@ class Desk:
         The campaign's settings.
     memory : PoolMemory
         Where the pool is kept between clicks.
+    uncounted : mapping of str to bool
+        Images that the database does not know to be labelled, or gone (True), or free again (False) yet.
     """
 
-    def __init__(self, store: Store, settings: Settings, memory: PoolMemory):
+    def __init__(self, store: Store, settings: Settings, memory: PoolMemory, uncounted: Mapping[str, bool]):
         self._store = store
+        self._uncounted = uncounted
         self._settings = settings
         self._memory = memory
         self._reservations = ReservationMemory()
@@ -104,7 +108,13 @@ class Desk:
         return [state.pool.image_ids[index] for index in indices]
 
     def write_remembered(self) -> None:
-        """Write what clicks got while the database could not be written, where there is any and it can be now."""
+        """Write what clicks got while the database could not be written, where there is any and a try is due.
+
+        Raises
+        ------
+        StoreBusyError
+            If it was tried in vain.
+        """
         with self._turn:
             if self._unwritten and self._unwritten.try_to_write():
                 try:
@@ -113,6 +123,7 @@ class Desk:
                     self._unwritten.clear()
                 except StoreBusyError:
                     self._unwritten.postpone()
+                    raise
 
     def _serve(self, click: _Click) -> Sample | None:
         with self._store.writing() as session:
@@ -165,10 +176,14 @@ class Desk:
 
     def _state(self, session: Session, now: float, reservations: Reservations) -> State:
         pool, labels = self._memory.read(session)
+        labelled = pool.mask(labels.rows)
+        if uncounted := dict(self._uncounted):
+            for index, image_id in enumerate(pool.image_ids):
+                labelled[index] = uncounted.get(image_id, labelled[index])
         return State(
             settings=self._settings,
             pool=pool,
-            labelled=pool.mask(labels.rows),
+            labelled=labelled,
             reserved=reservations.reserved(self._reserved_since(now)),
             skipped=reservations.skipped,
             n_active_picks=reservations.n_active_picks(pool.scoring.id if pool.scoring is not None else None),
