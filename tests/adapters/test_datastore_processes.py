@@ -154,3 +154,4 @@ def test_full_or_read_only_disk_leaves_what_was_there_and_goes_on_once_there_is_
     assert seen["record later"] == ["bob", "7"] and seen["labelled"] == 2
     assert [status for status, _ in seen["read-only"]] == [503, 503] and seen["still served"] == 5
     assert all("cannot be written: Read-only file system" in sentence for _, sentence in seen["read-only"])
+    assert all("Mount it writable, then try again." in sentence for _, sentence in seen["read-only"])

@@ -234,6 +234,26 @@ def test_label_is_saved_while_the_database_cannot_be_written_and_counts_once_it_
     assert campaign.status()["labelled"] == 0
 
 
+@pytest.mark.parametrize(
+    "sent", [("l.png", b""), ("l.nii.gz", b"\x89PNG\r\n\x1a\n" + b"0" * 30)], ids=["empty", "garbage"]
+)
+def test_file_that_is_no_label_does_not_take_the_place_of_one_that_is(
+    datastore: FolderDatastore, studies: Path, tmp_path: Path, sent: tuple[str, bytes]
+) -> None:
+    good, broken = write_label(tmp_path / "label.png"), tmp_path / sent[0]
+    broken.write_bytes(sent[1])
+    datastore.save_label("a", str(good), "final", {})
+    with pytest.raises(AppError, match="The label that was there is kept") as refused:
+        datastore.save_label("a", str(broken), "final", {})
+    assert refused.value.status_code == 400
+    assert [path.read_bytes() for path in (studies / "labels/final").iterdir()] == [good.read_bytes()]
+    assert datastore.label_warning("a") is None
+    datastore.save_label("b", str(broken), "final", {})
+    assert "stays out of training" in (datastore.label_warning("b") or "")
+    datastore.save_label("b", str(good), "final", {})
+    assert datastore.label_warning("b") is None
+
+
 def test_database_that_lost_its_rows_or_itself_is_filled_again_by_the_next_sync(
     datastore: FolderDatastore, studies: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from coldstart.adapters.datastore_checks import (
     checked_update,
     image_file_suffix,
     label_file_suffix,
+    require_no_worse,
     shown,
 )
 from coldstart.adapters.datastore_file import Objects
@@ -98,13 +99,17 @@ class CampaignDatastore(WatchedDatastore):
         """Save a label; one with the tag `final` counts for the campaign before this returns.
 
         Its file is on the disk then, or an `AppError` says why not and the label before is as it was. Should the record
-        or the database be out of order, it is saved all the same and taken over later; see `label_warning`.
+        or the database be out of order, it is saved all the same and taken over later; see `label_warning`. A file that
+        cannot be read is kept too, but never in the place of a label that can.
         """
         self._require_image(image_id)
         info = checked_info(label_info or {}, "params")
         if (name := annotator((label_info or {}).get("client_id"))) is not None:
             info["annotator"] = name
-        self._keep_label(image_id, Path(label_filename), checked_tag(label_tag), info)
+        tag = checked_tag(label_tag)
+        for before in self.label_files(image_id, tag):
+            require_no_worse(Path(label_filename), before)
+        self._keep_label(image_id, Path(label_filename), tag, info)
         return image_id
 
     def _keep_label(self, image_id: str, label: Path, label_tag: str, info: dict[str, Any]) -> None:
@@ -305,8 +310,8 @@ class FolderDatastore(CampaignDatastore):
         self.require_folder()
         if (path := self.image_path(image_id)) and not os.path.exists(path):
             raise AppError(
-                f"The label of image '{image_id}' cannot be saved: {path} is not there. If it is on a share, mount that "
-                "again, then save the label once more.",
+                f"The label of image '{image_id}' cannot be saved: {path} is not there. If it is on a share, mount "
+                "that again, then save the label once more.",
                 status_code=503,
             )
         return super().save_label(image_id, label_filename, label_tag, label_info)

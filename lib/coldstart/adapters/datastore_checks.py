@@ -11,7 +11,8 @@ from typing import Any
 from coldstart.adapters.datastore_file import plain
 from coldstart.adapters.datastore_folder import is_file_name, split_name
 from coldstart.adapters.errors import AppError
-from coldstart.images import SUFFIXES, image_suffix
+from coldstart.exceptions import LabelError
+from coldstart.images import SUFFIXES, image_suffix, read_label
 
 LABEL_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in (".jpg", ".jpeg"))
 """Formats of a label; JPEG changes its values."""
@@ -77,6 +78,21 @@ def label_file_suffix(file: str) -> str:
             "Save it in one of these formats."
         )
     return suffix
+
+
+def require_no_worse(label: Path, before: Path) -> None:
+    """Refuse a label that cannot be read, an upload that broke off for example, in the place of one that can."""
+    label_file_suffix(label.name)
+    try:
+        read_label(label)
+    except LabelError as error:
+        try:
+            read_label(before)
+        except LabelError:
+            return
+        raise AppError(
+            f"The label that was there is kept, for the file sent is none: {error} Save it again."
+        ) from error
 
 
 def checked_info(info: Any, what: str) -> dict[str, Any]:

@@ -20,6 +20,10 @@ LEFT_OVER_AFTER_S = 3600.0
 
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REMEDIES: dict[int | None, str] = {
+    errno.EROFS: "Mount it writable",
+    errno.ENAMETOOLONG: "Give the image a shorter name",
+}
 
 
 @contextmanager
@@ -78,7 +82,7 @@ def remove_left_overs(folder: Path) -> None:
 def cannot_write(what: Path | str, error: OSError) -> AppError:
     """Say in a sentence why a file cannot be written."""
     no_room = error.errno in _NO_ROOM
-    remedy = "Make room on its disk" if no_room else "Let the server write there, under a name of that length"
+    remedy = "Make room on its disk" if no_room else _REMEDIES.get(error.errno, "Let the server write there")
     return AppError(
         f"{what} cannot be written: {error.strerror or error}. What was there before is unchanged. {remedy}, then try "
         "again.",
