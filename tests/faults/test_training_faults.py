@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import time
@@ -183,13 +184,34 @@ def upload(server: Server, content: bytes) -> requests.Response:
 def test_upload_that_is_no_model_is_refused_and_not_run(server: Server, model_path: Path, tmp_path: Path) -> None:
     before, target = model_path.read_bytes(), tmp_path / "made-by-the-upload"
     torch.save({"model": Malicious(target), "metadata": {}}, tmp_path / "code.pt")
-    contents = [(tmp_path / "code.pt").read_bytes(), pickle.dumps(Malicious(target)), b"", before[:-50], b"garbage"]
-    for content in contents:
+    code, cut_off = "code or other objects than weights", "cut off or damaged"
+    contents = {
+        (tmp_path / "code.pt").read_bytes(): code,
+        pickle.dumps(Malicious(target)): code,
+        b"garbage": code,
+        b"": "empty",
+        before[:-50]: cut_off,
+    }
+    for content, reason in contents.items():
         refused = upload(server, content)
         assert refused.status_code == 400, refused.text
-        assert "is damaged or not a model of this app" in refused.json()["detail"]
+        detail = refused.json()["detail"]
+        assert reason in detail and detail.endswith("Send a model file that this app wrote.")
+        assert not re.search("/tmp|PyTorch 2|weights_only|WeightsUnpickler", detail)
     assert not target.exists()
     assert model_path.read_bytes() == before
+
+
+def test_inference_on_an_image_whose_file_is_gone_just_now_is_404_with_a_sentence(
+    server: Server, studies: Path
+) -> None:
+    image = min(studies.glob("*.png"))
+    image.rename(image.with_suffix(".away"))
+    refused = requests.post(f"{server.url}/infer/{MODEL}?image={image.stem}", timeout=60)
+    image.with_suffix(".away").rename(image)
+    assert refused.status_code == 404
+    detail = refused.json()["detail"]
+    assert detail.endswith(".") and "''" not in detail and str(studies) not in detail
 
 
 def test_uploaded_model_is_used(server: Server, model_path: Path, tmp_path: Path) -> None:

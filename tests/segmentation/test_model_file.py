@@ -152,7 +152,7 @@ def test_random_bytes_are_refused(path):
 def test_file_of_another_program_is_refused(path, content):
     path.parent.mkdir()
     torch.save(content, path)
-    with pytest.raises(ModelError, match="is not a model of this app: it must hold 'model' and 'metadata'"):
+    with pytest.raises(ModelError, match="not a model of this app: it does not hold 'model' and 'metadata'"):
         load_model(path)
 
 
@@ -204,7 +204,7 @@ def test_weights_that_are_not_finite_are_refused(disk_model, path, value):
     content = torch.load(path, weights_only=True)
     next(iter(content["model"].values())).view(-1)[0] = value
     torch.save(content, path)
-    with pytest.raises(ModelError, match=r"is damaged: not all of its weights are finite. Train again"):
+    with pytest.raises(ModelError, match=r"is damaged or .*: not all of its weights are finite. Train again"):
         load_model(path, "cpu")
 
 

@@ -17,7 +17,7 @@ from coldstart.adapters.errors import AppError, answered
 from coldstart.campaign import Campaign
 from coldstart.exceptions import ModelError
 from coldstart.images import read_image, result_suffix, write_label
-from coldstart.segmentation import Model, load_model, load_published, segment
+from coldstart.segmentation import Model, load_published, read_model, segment
 
 LABEL_SUFFIXES = (".nrrd", ".seg.nrrd", ".nii.gz", ".nii", ".png", ".tif", ".tiff")
 
@@ -54,7 +54,12 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
             with copy.open("wb") as file:
                 shutil.copyfileobj(content, file)
             content.seek(0)
-            load_model(copy, "cpu")
+            try:
+                read_model(copy, "cpu")
+            except ModelError as error:
+                raise AppError(
+                    f"The uploaded file is not a model of this app: {error}. Send a model file that this app wrote."
+                ) from error
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Segment `request["image"]`, a path; write the label in the geometry of the image.
@@ -70,7 +75,11 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
             model = self._model()
         path = Path(request["image"])
         if not path.is_file():
-            raise AppError(f"The server has no image '{request['image']}'. Choose one that it lists.", status_code=404)
+            raise AppError(
+                "The file of this image is not there just now. Look whether its folder can be reached, "
+                "or choose another image.",
+                404,
+            )
         with answered():
             image = read_image(path)
             values = self._values(model)[segment(model, image)]

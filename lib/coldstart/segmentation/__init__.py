@@ -5,7 +5,7 @@ from coldstart.segmentation.evaluate import Evaluation, ImageEvaluation, evaluat
 from coldstart.segmentation.infer import predict_prepared, predict_probabilities, segment
 from coldstart.segmentation.labels import check_label, check_label_file, class_names, map_values, value_of_class
 from coldstart.segmentation.metrics import ClassScore
-from coldstart.segmentation.model_file import Model, keep_last_good, load_model, load_published, save_model
+from coldstart.segmentation.model_file import Model, keep_last_good, load_model, load_published, read_model, save_model
 from coldstart.segmentation.network import build_network, resolve_device
 from coldstart.segmentation.preprocess import prepare_image, prepare_label
 from coldstart.segmentation.train import EpochReport, train
@@ -31,6 +31,7 @@ __all__ = [
     "predict_probabilities",
     "prepare_image",
     "prepare_label",
+    "read_model",
     "resolve_device",
     "save_model",
     "segment",

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -192,38 +193,47 @@ def load_model(path: Path, device: str = "auto") -> Model:
     InvalidInputError
         If the device is not there.
     """
-    where = resolve_device(device)
     if not path.is_file():
         raise ModelError(f"No trained model is at {path} yet. Label some images and start a training first.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    # what a damaged file raises depends on where it is damaged: no list of types is complete
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return read_model(path, device)
+    except ModelError as error:
         raise ModelError(
-            f"The model file {path} is damaged or not a model of this app: {reason} Train again to replace it."
+            f"The model file {path} is damaged or not a model of this app: {error}. Train again to replace it."
         ) from error
+
+
+def read_model(path: Path, device: str = "auto") -> Model:
+    """Do as `load_model`, for a file that is there, with errors that say only what is wrong, such as "it is empty"."""
+    where = resolve_device(device)
+    content = _read_content(path)
     metadata = content.get("metadata") if isinstance(content, dict) else None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or "model" not in content:
-        raise ModelError(
-            f"The file {path} is not a model of this app: it must hold 'model' and 'metadata' of format '{FORMAT}'. "
-            "Train again to replace it."
-        )
+        raise ModelError(f"it does not hold 'model' and 'metadata' of format '{FORMAT}'")
     try:
         config = TrainingConfig.from_dict(metadata["config"])
         _check_content(content["model"], metadata, config)
         network = build_network(config)
         network.load_state_dict(content["model"])
-    except (KeyError, TypeError, AttributeError, RuntimeError, InvalidInputError) as error:
-        raise ModelError(
-            f"The model file {path} does not fit this version of the app: {str(error).splitlines()[0]} "
-            "Train again to replace it."
-        ) from error
+    except InvalidInputError as error:
+        raise ModelError(f"it does not fit this version of the app: {str(error).rstrip('.')}") from error
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ModelError("it does not fit this version of the app: its metadata lack something") from error
     if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
-        raise ModelError(
-            f"The model file {path} is damaged: not all of its weights are finite. Train again to replace it."
-        )
+        raise ModelError("not all of its weights are finite")
     return Model(network.to(where).eval(), metadata)
+
+
+def _read_content(path: Path) -> Any:
+    if path.stat().st_size == 0:
+        raise ModelError("it is empty")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError("it holds code or other objects than weights, or is no file of PyTorch") from error
+    # what a damaged file raises depends on where it is damaged: no list of types is complete
+    except Exception as error:
+        raise ModelError("it is cut off or damaged, or cannot be read") from error
 
 
 def _check_content(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], config: TrainingConfig) -> None:
