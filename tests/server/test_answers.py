@@ -131,6 +131,21 @@ def test_bad_setting_stops_the_start_with_a_sentence(tmp_path: Path, key: str, v
     assert "Traceback" not in output
 
 
+def test_a_start_that_fails_says_only_the_sentence(tmp_path: Path) -> None:
+    studies, file, closed = tmp_path / "studies", tmp_path / "file", tmp_path / "closed"
+    studies.mkdir()
+    file.write_text("a file")
+    (closed / "coldstart.sqlite.lock").mkdir(parents=True)  # the database cannot be locked, so not opened
+    for state, sentence in ((file, f"{file} is a file"), (closed, "cannot be opened or written")):
+        command = ["monailabel", "start_server", "--app", str(APP_FOLDER), "--studies", str(studies)]
+        command += ["--host", "127.0.0.1", "--port", str(free_port()), "--conf", "state_dir", str(state)]
+        ended = subprocess.run(command, env=server_environment(), capture_output=True, text=True, timeout=120)
+        assert ended.returncode != 0
+        output = ended.stdout + ended.stderr
+        assert any("CRITICAL" in line and sentence in line for line in output.splitlines()), output
+        assert "Traceback" not in output and "direct cause" not in output and "During handling" not in output
+
+
 def test_interrupt_ends_server_and_training_and_a_new_start_goes_on(
     make_studies: Callable[[], Studies], start: Callable[..., Server]
 ) -> None:

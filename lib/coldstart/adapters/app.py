@@ -36,7 +36,7 @@ from coldstart.adapters.tasks import SERVER_PID, Tasks, end_tasks_before, end_wi
 from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.adapters.watch import Watch
 from coldstart.campaign import BEFORE_EMBEDDING, Campaign
-from coldstart.exceptions import ColdStartError
+from coldstart.exceptions import ColdStartError, InvalidInputError
 from coldstart.segmentation import resolve_device
 from coldstart.settings import load_settings
 from coldstart.store import state_folder
@@ -113,11 +113,15 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         listed = studies.get_image_uri(image)
         if not listed and not Path(image).is_file():
             raise AppError(f"The server has no image '{image}'. Choose one that it lists.", 404)
+        tag = request.get("label_tag", DefaultLabelTag.ORIGINAL)
+        saved = listed and request.get("save_label")
+        if saved:
+            studies.require_no_final(image, tag)
         # By its path: MONAI Label would take an id for a file of the folder that the server was started in.
         result: dict[str, Any] = super().infer({**request, "image": listed or image, "save_label": False}, studies)
-        if listed and request.get("save_label"):
+        if saved:
             info = {"model": request["model"], "params": result["params"]}
-            tag = request.get("label_tag", DefaultLabelTag.ORIGINAL)
+            studies.require_no_final(image, tag)  # somebody may have saved one meanwhile
             result["label"] = studies.save_label(image, result["file"], tag, info)
         return result
 
@@ -221,13 +225,23 @@ def _ending_in_a_sentence() -> Iterator[None]:
     except ColdStartError as error:
         logger.critical("%s", error)
         sys.tracebacklimit = 0  # the start ends here: what follows is the sentence again, not forty frames
-        raise
+        raise error from None
 
 
 def _open_campaign(app_dir: Path, studies: str, conf: dict[str, str]) -> Campaign:
     settings = load_settings(conf, app_dir / "configs")
     resolve_device(settings.device)
+    if settings.state_dir is not None:
+        _require_no_file("--conf state_dir", settings.state_dir.expanduser())
     if is_archive(studies):
         return Campaign(settings, state_folder(require_archive_address(studies), settings.state_dir))
+    _require_no_file("--studies", Path(studies))
     Path(studies).mkdir(parents=True, exist_ok=True)
     return Campaign(settings, state_folder(Path(studies), settings.state_dir))
+
+
+def _require_no_file(option: str, folder: Path) -> None:
+    if folder.is_file():
+        raise InvalidInputError(
+            f"{option} must be a folder; {folder} is a file. Give another folder, or move the file."
+        )
