@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jwt
+import numpy as np
 import pytest
 import requests
+from PIL import Image
 from realm_case import CLIENT_ID, PUBLIC_ADDRESS, ROLES, RealmServer, new_key
 from server_case import CONF, write_case
 
@@ -247,6 +249,33 @@ def test_saving_a_label_by_inference_needs_the_role_of_an_annotator(server: Serv
 
     assert infer(USER).status_code == 403
     assert infer(ANNOTATOR).status_code == 404  # the role is enough; there is no trained model
+
+
+def test_prediction_does_not_take_the_place_of_a_final_label(
+    server: Server, realm: RealmServer, tmp_path: Path
+) -> None:
+    headers = bearer(realm.token(roles=[USER, ANNOTATOR, ADMIN]))
+    named = {"id": "case_00", "image": "case_00", "tag": "final"}
+    drawn = tmp_path / "label.png"
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(drawn)
+    url = f"{server.url}/datastore/label"
+    saved = requests.put(
+        url, params=named, files={"label": ("label.png", drawn.read_bytes())}, headers=headers, timeout=60
+    )
+    assert saved.status_code == 200
+    for asked, status in (("final", 409), ("original", 404)):  # there is no trained model
+        refused = requests.post(
+            f"{server.url}/infer/attention_unet?image=case_00",
+            data={"params": f'{{"save_label": true, "label_tag": "{asked}"}}'},
+            headers=headers,
+            timeout=60,
+        )
+        assert refused.status_code == status
+    assert (
+        requests.get(url, params={"label": "case_00", **named}, headers=headers, timeout=60).content
+        == drawn.read_bytes()
+    )
+    assert requests.delete(url, params=named, headers=headers, timeout=60).json() == {}
 
 
 def test_the_authenticated_user_is_who_asks_whatever_the_client_id(server: Server, realm: RealmServer) -> None:

@@ -160,6 +160,15 @@ class CampaignDatastore(WatchedDatastore):
         folder = self._labels / label_tag
         return [folder / name for name in self._label_folder(label_tag).of_id(image_id)] if folder.is_dir() else []
 
+    def require_no_final(self, image_id: str, label_tag: object) -> None:
+        """Refuse to save a prediction as `final` where there is a final label, which is somebody's work."""
+        if label_tag == FINAL and self._datastore.label(image_id, FINAL) is not None:
+            raise AppError(
+                f"Image '{image_id}' has a final label, and a prediction does not take its place. Save it with "
+                "another tag, or remove that label first.",
+                status_code=409,
+            )
+
     def label_warning(self, image_id: str) -> str | None:
         """Why the label of an image does not count yet, or stays out of training; None where all is well."""
         if (reason := self._uncounted.get(image_id)) is not None:
