@@ -7,6 +7,11 @@
   // Where the MONAI Label panel looks for its server's address: without it, port 8000 is filled in.
   document.cookie = `MONAILABEL_SERVER_URL=${encodeURIComponent(server.href)}; path=/ohif`;
 
+  // The panel writes its percentages in white on white.
+  const readable = document.createElement('style');
+  readable.textContent = '.monaiLabelPanel .w3-center { color: black; text-align: center; }';
+  document.head.append(readable);
+
   // "Export DICOM SEG" runs this command without saying where to. Of several commands of one name the one in the newest
   // context runs: this one, which names the archive. The extension that owns the command is loaded by the mode, so the
   // context is made anew for each.
