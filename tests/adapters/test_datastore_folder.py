@@ -102,6 +102,27 @@ def test_what_is_no_image_is_left_out_with_one_warning_each(
         ("latin\\udce9", "not UTF-8"),
     ]:
         assert [sentence for sentence in left_out if f"{name}.png" in sentence and reason in sentence], name
+        assert reason in datastore.left_out()[f"{name}.png"]
+    assert len(datastore.left_out()) == 7
+    (studies / "folder.png").rmdir()
+    write(studies / "gone.png")
+    datastore.sync()
+    assert len(datastore.left_out()) == 5 and served(datastore) == ["gone", "good", "nowhere"]
+
+
+def test_label_that_is_a_link_out_of_the_folder_is_not_looked_at(studies: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(studies / f"{name}.png")
+    finals = studies / "labels" / "final"
+    finals.mkdir(parents=True)
+    write(tmp_path / "secret.png")
+    write(studies / "labels" / "drawn.png")
+    (finals / "a.png").symlink_to(tmp_path / "secret.png")
+    (finals / "b.png").symlink_to("../drawn.png")
+    datastore = open_datastore(studies)
+    assert datastore.get_label_uri("a", "final") == "" and datastore.get_labeled_images() == ["b"]
+    assert datastore._campaign.status()["labelled"] == 1
+    assert "link out of the studies folder" in datastore.left_out()["labels/final/a.png"]
 
 
 def test_suffix_in_any_case_is_served(studies: Path) -> None:
@@ -114,11 +135,11 @@ def test_suffix_in_any_case_is_served(studies: Path) -> None:
 def test_link_out_of_the_folder_is_served_and_its_target_is_never_touched(studies: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "archive"
     elsewhere.mkdir()
-    image, label = write(elsewhere / "image.png"), write_label(elsewhere / "label.png")
+    (studies / "labels" / "final").mkdir(parents=True)
+    image, label = write(elsewhere / "image.png"), write_label(studies / "labels" / "drawn.png")
     before = image.read_bytes(), label.read_bytes()
     (studies / "linked.png").symlink_to(image)
     (studies / "twice.png").symlink_to("linked.png")
-    (studies / "labels" / "final").mkdir(parents=True)
     (studies / "labels" / "final" / "linked.png").symlink_to(label)
     arrived(label)
     datastore = open_datastore(studies)

@@ -100,6 +100,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             **self.campaign.status(),
             "tasks": self._tasks.states(),
             "task_errors": self._tasks.errors(),
+            "left_out": self._datastore.left_out(),
             "watch_errors": self._watch.troubles,
             "model_problem": self.campaign.model_problem,
         }

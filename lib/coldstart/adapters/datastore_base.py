@@ -15,7 +15,7 @@ from typing import Any
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 
 from coldstart.adapters.datastore_file import DatastoreFile, Objects
-from coldstart.adapters.datastore_folder import WatchedFolder, is_file_name, split_name
+from coldstart.adapters.datastore_folder import MAX_LEFT_OUT, WatchedFolder, is_file_name, split_name
 from coldstart.adapters.durable import remove_left_overs
 from coldstart.adapters.errors import AppError, answered
 from coldstart.exceptions import ImageError, SettingsError
@@ -179,9 +179,17 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
 
     def _label_folder(self, tag: str) -> WatchedFolder:
         if tag not in self._label_folders:
-            self._label_folders[tag] = WatchedFolder(self._labels / tag, newest=True)
+            inside = (self._images, self._labels)
+            self._label_folders[tag] = WatchedFolder(self._labels / tag, newest=True, within=inside)
             remove_left_overs(self._labels / tag)
         return self._label_folders[tag]
+
+    def left_out(self) -> dict[str, str]:
+        """Why a file in the folder is not used, by its name, or its path below the folder for a label."""
+        reasons = self._image_folder.left_out() if self._image_folder is not None else {}
+        for tag, folder in list(self._label_folders.items()):
+            reasons |= {f"labels/{tag}/{name}": reason for name, reason in folder.left_out().items()}
+        return dict(list(reasons.items())[:MAX_LEFT_OUT])
 
     def _has_file(self, image_id: str, suffix: str, tag: str | None) -> bool:
         name = image_id + suffix

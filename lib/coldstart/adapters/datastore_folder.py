@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -18,6 +19,9 @@ SETTLED_AFTER_S = 3.0
 """A file that was last written longer ago when it is first seen has arrived."""
 LOOKS_APART_S = 1.5
 """Any other file has arrived when two looks this far apart see it unchanged: the clock of a share may differ."""
+
+MAX_LEFT_OUT = 100
+"""How many of the files that are left out are named with their reason."""
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, which make a log lie, and bytes that are no UTF-8, which neither JSON nor a database can hold."""
@@ -45,6 +49,8 @@ class WatchedFolder:
         Ids and file names used before: where two files have one id, the one used before stays.
     newest : bool
         Whether the newest file of an id is used instead; labels are.
+    within : tuple of Path or None
+        Folders that a link must not lead out of, or None where it may; their paths are without links.
 
     Attributes
     ----------
@@ -54,16 +60,24 @@ class WatchedFolder:
         Ids whose file is still being written; one that was there before is being replaced.
     """
 
-    def __init__(self, path: Path, known: Mapping[str, str] | None = None, *, newest: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        known: Mapping[str, str] | None = None,
+        *,
+        newest: bool = False,
+        within: tuple[Path, ...] | None = None,
+    ):
         self.path = path
         self.files: dict[str, str] = {}
         self.waiting: frozenset[str] = frozenset()
         self._newest = newest
+        self._within = within
         self._chosen = dict(known or {})
         self._ids: dict[str, str] = {}
         self._stamps: dict[str, tuple[int, int]] = {}
         self._restless: dict[str, float] = {}
-        self._said: set[str] = set()
+        self._left_out: dict[str, str] = {}
 
     def look(self) -> bool:
         """Look again; return whether anything is another than at the last look.
@@ -103,6 +117,13 @@ class WatchedFolder:
         self.files = {**self.files, image_id: name}
         self.waiting -= {image_id}
 
+    def left_out(self) -> dict[str, str]:
+        """Why a file that is there is not used, by its name with what cannot be printed escaped."""
+        used = set(self._chosen.values())
+        left_out = [(name, reason) for name, reason in list(self._left_out.items()) if name not in used]
+        there = itertools.islice((item for item in left_out if os.path.lexists(self.path / item[0])), MAX_LEFT_OUT)
+        return {repr(name)[1:-1]: reason for name, reason in there}
+
     def of_id(self, image_id: str) -> list[str]:
         """Names of all files with this id, settled or not, as they are now."""
         names = (name for name in os.listdir(self.path) if name.startswith(image_id))
@@ -125,11 +146,18 @@ class WatchedFolder:
                     if entry.is_symlink():
                         self._leave_out(name, f"it is a link that leads nowhere ({error.strerror})")
                     continue  # anything else went away while we looked
+                if entry.is_symlink() and self._leads_out(entry.path):
+                    self._leave_out(name, "it is a link out of the studies folder; copy what it leads to")
+                    continue
                 if not stat.S_ISREG(status.st_mode):
                     self._leave_out(name, "it is not a file")
                     continue
                 stamps[name] = status.st_size, status.st_mtime_ns
         return stamps
+
+    def _leads_out(self, path: str) -> bool:
+        target = Path(os.path.realpath(path))
+        return self._within is not None and not any(target.is_relative_to(folder) for folder in self._within)
 
     def _identify(self, name: str) -> str:
         image_id = split_name(name)[0]
@@ -158,6 +186,6 @@ class WatchedFolder:
         return chosen
 
     def _leave_out(self, name: str, reason: str) -> None:
-        if name not in self._said:
-            self._said.add(name)
+        if name not in self._left_out:
+            self._left_out[name] = reason
             logger.warning("%r in %s is left out: %s.", name, self.path, reason)
