@@ -195,7 +195,7 @@ def _checked_user_of(app: ColdStartApp) -> Callable[[Request], Awaitable[auth.Us
         if "model" in request.path_params and request.method == "PUT":
             for value in (await request.form()).values():
                 if isinstance(value, UploadFile):
-                    app.check_model_upload(request.path_params["model"], value.file)
+                    await run_in_threadpool(app.check_model_upload, request.path_params["model"], value.file)
         return user
 
     return checked_user
