@@ -30,6 +30,7 @@ CONF = {
     "spatial_size": "32,32",
     "epochs": "1",
     "budget": str(BUDGET),
+    "prelabel": "0",
     "device": "cpu",
 }
 """The smallest campaign: a server on it has its plan, and a training its model, in seconds."""

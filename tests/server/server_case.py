@@ -15,6 +15,7 @@ CONF = {
     "spatial_size": "32,32",
     "epochs": "2",
     "budget": str(BUDGET),
+    "prelabel": "0",
 }
 
 
