@@ -214,6 +214,7 @@ def test_painted_label_is_exported_noticed_and_not_served_again(hospital: Hospit
         ohif.open_tools()
         ohif.paint()
         painted = ohif.labelmap()["counts"]
+        assert ohif.connect().ok, "which leaves what was painted"
     with ohif.step("7-export"):
         ohif.export("Export DICOM SEG")
         save = ohif.page.get_by_role("button", name="Save")
