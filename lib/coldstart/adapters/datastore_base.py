@@ -35,6 +35,8 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
     Nothing is written before the first `look`: a child process, which never looks, cannot undo what the server wrote.
     """
 
+    _home: tuple[int, int]
+
     def __init__(self, datastore_path: str, **_options: Any):
         self._label_folders: dict[str, WatchedFolder] = {}
         self._image_folder: WatchedFolder | None = None
