@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from coldstart.adapters.datastore import FolderDatastore
 from coldstart.adapters.datastore_folder import LOOKS_APART_S
+from coldstart.adapters.errors import AppError
 from coldstart.store import Image
 
 
@@ -249,3 +250,17 @@ def test_ten_thousand_files_are_looked_at_without_opening_one(studies: Path) -> 
     write(studies / "case_00007.png")
     datastore.sync()
     assert datastore._handed_at != handed and len(served(datastore)) == 9_999, "a file replaced in place was missed"
+
+
+def test_link_is_handed_out_only_if_it_leads_to_an_image(studies: Path, tmp_path: Path) -> None:
+    (tmp_path / "passwords").write_text("root:x:0:0")
+    arrived(tmp_path / "passwords")
+    (studies / "secret.png").symlink_to(tmp_path / "passwords")
+    (studies / "real.png").symlink_to(write(tmp_path / "elsewhere.png"))
+    datastore = open_datastore(studies)
+    for _ in range(2):
+        assert datastore.get_image_uri("real") == str(studies / "real.png")
+        with pytest.raises(AppError, match=r"secret\.png") as refused:
+            datastore.get_image_uri("secret")
+        assert refused.value.status_code == 404
+        datastore._campaign.embed()

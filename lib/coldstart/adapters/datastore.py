@@ -30,11 +30,12 @@ from coldstart.adapters.datastore_checks import (
 from coldstart.adapters.datastore_file import Objects
 from coldstart.adapters.datastore_folder import WatchedFolder, split_name
 from coldstart.adapters.durable import cannot_write, put, staged, sync_folder
-from coldstart.adapters.errors import AppError
+from coldstart.adapters.errors import AppError, answered
 from coldstart.adapters.slicer_files import alone
 from coldstart.adapters.users import annotator
 from coldstart.campaign import Campaign, ImageFile, LabelFile
 from coldstart.exceptions import StoreError
+from coldstart.images import read_image
 
 logger = logging.getLogger(__name__)
 
@@ -313,6 +314,15 @@ class FolderDatastore(CampaignDatastore):
         if info and self._campaign.settings.spatial_dims == 2:
             info |= alone(Path(info["path"]), image_id, self._campaign.folder)
         return info
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Path of an image; a link may lead anywhere, so what it leads to is handed out only if it is an image."""
+        path = super().get_image_uri(image_id)
+        if path and os.path.islink(path):
+            with answered(404):
+                if not self._campaign.is_known_image(image_id):
+                    read_image(path)
+        return path
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Save a label of an image that is there; see `CampaignDatastore.save_label`."""

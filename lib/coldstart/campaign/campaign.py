@@ -161,6 +161,14 @@ class Campaign:
         with self.store.reading() as session:
             return session.scalar(select(Label.problem).join(Image).where(Image.image_id == image_id))
 
+    def is_known_image(self, image_id: str) -> bool:
+        """Whether the file of an image was read, and is one."""
+        with self.store.reading() as session:
+            read = select(Image.id).where(
+                Image.image_id == image_id, Image.problem.is_(None), Image.vector.is_not(None)
+            )
+            return session.scalar(read) is not None
+
     def next_sample(
         self, strategy: StrategyName, *, annotator: str | None = None, alpha: float | None = None
     ) -> Sample | None:
