@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -87,7 +89,7 @@ def require_consistent(store):
 
 def kept_aside(path):
     return sorted(
-        file for file in path.parent.glob(f"{FILE_NAME}.damaged-*") if not file.name.endswith(("-wal", "-shm"))
+        file for file in path.parent.glob(f"{FILE_NAME}.damaged-*") if not file.name.endswith(("-wal", "-shm", "-journal"))
     )
 
 
@@ -341,3 +343,25 @@ def test_database_put_in_its_place_by_somebody_is_used(open_store, tmp_path):
         path.with_name(f"{FILE_NAME}{suffix}").unlink()
     os.replace(backup, path)
     assert len(content(store)["images"]) == N_IMAGES
+
+
+_KILLED_IN_A_TRANSACTION = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA journal_mode=DELETE")
+connection.execute("PRAGMA cache_size=1")
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("UPDATE images SET path = path || hex(randomblob(2000))")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_transaction_that_was_killed_without_a_write_ahead_log_is_undone(open_store):
+    store = open_store()
+    fill(store)
+    path, before = store.path, content(store)
+    store.close()
+    subprocess.run([sys.executable, "-c", _KILLED_IN_A_TRANSACTION, str(path)], timeout=60)
+    assert path.with_name(f"{path.name}-journal").stat().st_size, "nothing was left in the middle"
+    assert content(open_store()) == before
+    assert not kept_aside(path)

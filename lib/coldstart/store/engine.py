@@ -31,6 +31,9 @@ NO_ROOM_BYTES = 1 << 20
 IMMEDIATE = "BEGIN IMMEDIATE"
 """Begins a transaction that is alone among writers from its first line."""
 
+ROLLBACK_JOURNAL = "-journal"
+"""What a process leaves beside a database when it is killed while the write-ahead log is switched on."""
+
 _VERSION_TABLE = "alembic_version"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
@@ -95,7 +98,9 @@ def _begin_immediate(connection: Connection) -> None:
 
 
 def examine(path: Path) -> str | None:
-    """Read a whole database file, without writing to it, and return its schema version; None where it has no tables.
+    """Read a whole database file and return its schema version; None where it has no tables.
+
+    Nothing is written to it, unless it was left in the middle of a transaction that SQLite has to undo first.
 
     Raises
     ------
@@ -106,8 +111,10 @@ def examine(path: Path) -> str | None:
     """
     if not path.stat().st_size:
         raise Damage("it is empty")
+    mode = "rw" if path.with_name(path.name + ROLLBACK_JOURNAL).exists() else "ro"
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", BUSY_TIMEOUT_S, uri=True)) as connection:
+        address = f"{path.absolute().as_uri()}?mode={mode}"
+        with closing(sqlite3.connect(address, BUSY_TIMEOUT_S, uri=True)) as connection:
             (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
             if verdict != "ok":
                 raise Damage(" ".join(verdict.split()))

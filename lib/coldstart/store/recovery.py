@@ -19,13 +19,13 @@ from typing import Any
 
 from sqlalchemy import JSON, Column, Table
 
-from coldstart.store.engine import Damage, migrate, refused
+from coldstart.store.engine import ROLLBACK_JOURNAL, Damage, migrate, refused
 from coldstart.store.schema import Base
 
 logger = logging.getLogger(__name__)
 
-_COMPANIONS = ("", "-wal", "-shm")
-"""SQLite's write-ahead log and its index belong to the file: another database must never meet them."""
+_COMPANIONS = ("", "-wal", "-shm", ROLLBACK_JOURNAL)
+"""SQLite's write-ahead log, its index and its journal belong to the file: another database must never meet them."""
 
 _TAKEN = ("images", "labels", "servings", "models")
 _NOT_TAKEN = {
