@@ -12,11 +12,13 @@
   readable.textContent = '.monaiLabelPanel .w3-center { color: black; text-align: center; }';
   document.head.append(readable);
 
-  // "Export DICOM SEG" runs this command without saying where to. Of several commands of one name the one in the newest
-  // context runs: this one, which names the archive. The extension that owns the command is loaded by the mode, so the
-  // context is made anew for each.
-  const exporting = {
-    id: 'coldstart.export',
+  // Of several commands of one name the one in the newest context runs: ours. The extension that owns the two is loaded
+  // by the mode, so our context is made anew for each.
+  // - "Export DICOM SEG" runs the first without saying where to: ours names the archive.
+  // - The panel runs the second whenever it is connected, and what was painted before is then no longer exported: ours
+  //   leaves a segmentation that is there as it is.
+  const commands = {
+    id: 'coldstart.commands',
     preRegistration({ commandsManager, extensionManager, servicesManager }) {
       const context = 'COLDSTART';
       const say = (type, message) =>
@@ -34,6 +36,13 @@
             } catch (error) {
               say('error', `The label was not stored: ${error.message}`);
             }
+          },
+        });
+        commandsManager.registerCommand(context, 'loadSegmentationsForViewport', {
+          commandFn: options => {
+            const { segmentationId } = options.segmentations[0];
+            const found = servicesManager.services.segmentationService.getSegmentation(segmentationId);
+            return found ? segmentationId : commandsManager.runCommand('loadSegmentationsForViewport', options, 'SEGMENTATION');
           },
         });
       };
@@ -63,7 +72,7 @@
   window.config = {
     routerBasename: '/ohif/',
     showStudyList: true,
-    extensions: [exporting],
+    extensions: [commands],
     modes: [monaiLabel],
     showWarningMessageForCrossOrigin: true,
     showCPUFallbackMessage: true,
