@@ -42,7 +42,8 @@
           commandFn: options => {
             const { segmentationId } = options.segmentations[0];
             const found = servicesManager.services.segmentationService.getSegmentation(segmentationId);
-            return found ? segmentationId : commandsManager.runCommand('loadSegmentationsForViewport', options, 'SEGMENTATION');
+            if (found) return segmentationId;
+            return commandsManager.runCommand('loadSegmentationsForViewport', options, 'SEGMENTATION');
           },
         });
       };
