@@ -134,7 +134,7 @@ def test_label_in_another_format_replaces_the_one_before(studies: Path, tmp_path
     [
         ("b", "final", {}, "no image 'b'"),
         ("../a", "final", {}, "no image '../a'"),
-        ("a", "../../evil", {}, "tag must be of letters"),
+        ("a", "../../evil", {}, "tag must be of the letters"),
         ("a", "final", [1], "must be a JSON object"),
     ],
 )
