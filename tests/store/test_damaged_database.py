@@ -89,7 +89,9 @@ def require_consistent(store):
 
 def kept_aside(path):
     return sorted(
-        file for file in path.parent.glob(f"{FILE_NAME}.damaged-*") if not file.name.endswith(("-wal", "-shm", "-journal"))
+        file
+        for file in path.parent.glob(f"{FILE_NAME}.damaged-*")
+        if not file.name.endswith(("-wal", "-shm", "-journal"))
     )
 
 
