@@ -115,7 +115,10 @@ def wait_for(what: str, reached: Callable[[], Any], server: Server | None = None
 def child(server: Server, method: str) -> psutil.Process | None:
     """The child process of a server that trains or scores."""
     for process in psutil.Process(server.pid).children():
-        command = process.cmdline()
+        try:
+            command = process.cmdline()
+        except (psutil.ZombieProcess, psutil.NoSuchProcess):
+            continue
         if "monailabel.interfaces.utils.app" in command and method in command:
             return process
     return None

@@ -36,7 +36,7 @@ from coldstart.adapters.tasks import SERVER_PID, Tasks, end_tasks_before, end_wi
 from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.adapters.watch import Watch
 from coldstart.campaign import BEFORE_EMBEDDING, Campaign
-from coldstart.exceptions import ColdStartError, InvalidInputError
+from coldstart.exceptions import ColdStartError, ImageError, InvalidInputError
 from coldstart.segmentation import resolve_device
 from coldstart.settings import load_settings
 from coldstart.store import state_folder
@@ -163,6 +163,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         The server asks this before it spawns a child process for a task: the only place where a request can still be
         answered with a sentence instead of a log that nobody reads.
         """
+        self._datastore.require_folder()
         if model is None:
             return
         self.require_model(model)
@@ -237,6 +238,8 @@ def _open_campaign(app_dir: Path, studies: str, conf: dict[str, str]) -> Campaig
     if is_archive(studies):
         return Campaign(settings, state_folder(require_archive_address(studies), settings.state_dir))
     _require_no_file("--studies", Path(studies))
+    if SERVER_PID in os.environ and not Path(studies).is_dir():
+        raise ImageError(f"The studies folder {studies} is away. If it is on a share, mount that again.")
     Path(studies).mkdir(parents=True, exist_ok=True)
     return Campaign(settings, state_folder(Path(studies), settings.state_dir))
 
