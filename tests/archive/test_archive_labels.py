@@ -216,6 +216,7 @@ def test_segments_that_overlap_keep_the_image_and_say_why(site: Site, tmp_path: 
     segmentation.SeriesInstanceUID, segmentation.SOPInstanceUID = pydicom.uid.generate_uid(), pydicom.uid.generate_uid()
     segmentation.file_meta.MediaStorageSOPInstanceUID = segmentation.SOPInstanceUID
     segmentation.PixelData = bytes([255]) * len(segmentation.PixelData)
+    segmentation.SeriesDate = segmentation.ContentDate = segmentation.InstanceCreationDate = "20991231"  # the newer one
     site.orthanc.store([segmentation])
     second.sync()
     assert "overlap" in str(second.label_warning(series.series))

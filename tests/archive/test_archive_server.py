@@ -185,9 +185,13 @@ def test_server_starts_where_no_network_can_be_reached(tmp_path: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode:
         pytest.skip("this machine does not let us make a network namespace, in which the internet is out of reach")
     command = ["unshare", "-rn", sys.executable, str(OFFLINE_CHILD), str(tmp_path)]
-    tests = os.pathsep.join([str(OFFLINE_CHILD.parent), str(OFFLINE_CHILD.parents[1])])
+    own = [str(OFFLINE_CHILD.parent), str(OFFLINE_CHILD.parents[1]), os.environ.get("PYTHONPATH", "")]
     ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=WAIT_LIMIT_S, env={**os.environ, "PYTHONPATH": tests}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_LIMIT_S,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(own)},
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert json.loads(ended.stdout.splitlines()[-1]) == {"internet": False, "total": 1, "planned": 1}
