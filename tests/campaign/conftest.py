@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import campaign_case as case
 import pytest
 
-from coldstart.campaign import Campaign
+from coldstart.campaign import Campaign, serving
 
 MakeCampaign = Callable[..., Campaign]
 
@@ -76,3 +77,19 @@ def make_new(tmp_path: Path, opened: list[Campaign]) -> MakeCampaign:
         return opened[-1]
 
     return make
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def time(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(serving, "time", types.SimpleNamespace(time=clock.time))
+    return clock

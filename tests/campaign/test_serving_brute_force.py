@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import types
 from contextlib import closing, contextmanager
 
 import campaign_case as case
@@ -13,29 +12,13 @@ import pytest
 from campaign_case import label, planned, random_entropies, rows
 from scipy.spatial.distance import cdist
 
-from coldstart.campaign import STRATEGIES, serving
+from coldstart.campaign import STRATEGIES
 from coldstart.selection import acquire
 from coldstart.store import engine
 
 N_EVENTS = 120
 RESERVE_S = 600.0
 ANNOTATORS = (None, "anna", "ben", "cleo")
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1_000_000.0
-
-    def time(self):
-        self.now += 1.0
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(serving, "time", types.SimpleNamespace(time=clock.time))
-    return clock
 
 
 class Desk:

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import types
-
 import campaign_case as case
 import pytest
 from campaign_case import BUDGET, N_POOL, click, clicks, label, planned, servings
 
-from coldstart.campaign import STRATEGIES, serving
+from coldstart.campaign import STRATEGIES
 from coldstart.store import Serving
 
 SHARED = "also with another annotator"
 SKIPPED_BEFORE = "skipped before"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def time(self) -> float:
-        self.now += 1.0
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(serving, "time", types.SimpleNamespace(time=clock.time))
-    return clock
 
 
 def test_two_annotators_never_get_the_same_image(campaign):
