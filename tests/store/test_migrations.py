@@ -46,7 +46,7 @@ def test_database_of_the_first_schema_keeps_its_content(first_schema):
     with store.reading() as session:
         assert session.scalars(select(Image.image_id)).all() == ["a"]
         assert session.scalars(select(Serving.served_at)).all() == [5.0]
-        assert set(session.scalars(select(Revision.topic))) == {"pool", "labels", "servings"}
+        assert set(session.scalars(select(Revision.topic))) == {"pool", "labels", "servings", "judgements", "settings"}
     store.close()
 
 

@@ -4,9 +4,12 @@ from coldstart.store.database import FILE_NAME, Store
 from coldstart.store.engine import SCHEMA_HEAD
 from coldstart.store.location import file_signature, state_folder
 from coldstart.store.schema import (
+    ChosenSetting,
+    Decision,
     FormerPoint,
     Image,
     ImageMap,
+    Judgement,
     Label,
     MethodPlan,
     Model,
@@ -23,9 +26,12 @@ from coldstart.store.schema import (
 __all__ = [
     "FILE_NAME",
     "SCHEMA_HEAD",
+    "ChosenSetting",
+    "Decision",
     "FormerPoint",
     "Image",
     "ImageMap",
+    "Judgement",
     "Label",
     "MethodPlan",
     "Model",

@@ -213,6 +213,54 @@ class Scoring(Base):
     mean: Mapped[float]
 
 
+class Decision(Base):
+    """One line of the selection log, which is only ever added to: the database refuses changes and removals.
+
+    `details` says what was decided and from what, in plain JSON types; `arrays` is an NPZ file of what is too large
+    for that.
+    """
+
+    __tablename__ = "decisions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[float]
+    kind: Mapped[str] = mapped_column(index=True)
+    who: Mapped[str | None]
+    image_id: Mapped[str | None] = mapped_column(index=True)
+    details: Mapped[dict[str, Any]]
+    arrays: Mapped[bytes | None] = mapped_column(deferred=True)
+
+
+class Judgement(Base):
+    """How well a model had predicted an image that it did not learn from, by the label that was saved later.
+
+    `n_labels` counts the images that the model learned from; `dice` is None where no structure could be judged.
+    """
+
+    __tablename__ = "judgements"
+
+    image: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    model_version: Mapped[str] = mapped_column(primary_key=True)
+    label_signature: Mapped[str]
+    judged_at: Mapped[float]
+    n_labels: Mapped[int]
+    annotator: Mapped[str | None]
+    dice: Mapped[float | None]
+    class_dice: Mapped[dict[str, Any]]
+
+
+class ChosenSetting(Base):
+    """A setting that somebody chose while the server ran; `configured` is what `--conf` and the preset said then."""
+
+    __tablename__ = "chosen_settings"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Any] = mapped_column(JSON)
+    configured: Mapped[Any] = mapped_column(JSON)
+    who: Mapped[str | None]
+    at: Mapped[float]
+
+
 class Progress(Base):
     """How far a long task is, for whoever waits for it."""
 
@@ -226,7 +274,8 @@ class Progress(Base):
 
 
 class Revision(Base):
-    """A number that triggers raise when a topic changes: `pool` (what may be served, the plan), `labels` or `servings`.
+    """A number that triggers raise when a topic changes: `pool` (what may be served, the plan), `labels`, `servings`,
+    `judgements` or `settings`.
 
     Whoever keeps a topic in memory sees by it, inside a transaction, whether that is still what the database holds,
     whichever thread or process wrote. A database made anew begins with another number.
