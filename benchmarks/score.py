@@ -94,11 +94,13 @@ def main() -> None:
         config = TrainingConfig(tuple(LABELS), 2, (SIDE, SIDE), device=str(device))
         save_model(Model(build_network(config), metadata(config, "0")), folder / "model.pt")
         rounds = measure(folder, device, arguments.threads, arguments.rounds)
+        torch.set_num_threads(arguments.threads)
+        machine = hardware(device)
         torch.set_num_threads(1)  # what follows is counted in the CPU's own seconds, without those of waiting threads
         result = {
             "command": f"python benchmarks/score.py {' '.join(sys.argv[1:])}".strip(),
             "hardware": (
-                f"{hardware(device)}; load average {load_before:.1f} from other work when the run began, "
+                f"{machine}; load average {load_before:.1f} from other work when the run began, "
                 f"{os.getloadavg()[0]:.1f} when it ended"
             ),
             "versions": {name: version(name) for name in ("torch", "monai", "monailabel")},
@@ -316,21 +318,18 @@ def parts(folder: Path, paths: list[Path], device: torch.device, n_rounds: int) 
     images = [read_image(path) for path in paths[:n]]
     inputs = [prepare_image(image, model.config) for image in images]
     batch, probabilities = torch.stack(inputs).to(device), predict_prepared(model, inputs)
-    channels_last = load_model(folder / "model.pt", str(device))
-    channels_last.network.to(memory_format=torch.channels_last)
+    fast = faster(model)
 
     def whole() -> None:
         with torch.inference_mode():
             model.network(batch)
 
-    fast = faster(model)
     jobs = {
         "decoding": lambda: [read_image(path) for path in paths[:n]],
         "preparing": lambda: [prepare_image(image, model.config) for image in images],
         f"network, {n} images at once": whole,
         "network, in parts that fit the cache": lambda: predict_prepared(model, inputs),
-        "the same, channels-last": lambda: predict_prepared(channels_last, inputs),
-        "the same, and batch normalisation folded": lambda: predict_prepared(fast, inputs),
+        "the same, channels-last": lambda: predict_prepared(fast, inputs),
         "entropy": lambda: batch_entropy(probabilities),
     }
     return {name: ms / n for name, ms in in_turn(jobs, n_rounds, device).items()}

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from segmentation_helpers import image_of
-from torch import nn
 
 from coldstart.exceptions import ImageError, InvalidInputError
 from coldstart.images import read_image, read_label
@@ -100,25 +99,12 @@ def test_faster_form_predicts_the_same_and_leaves_the_model(disk_model, images):
     assert (quick.version, quick.config) == (disk_model.version, disk_model.config)
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_faster_form_has_no_batch_normalisation_left(small_config, spatial_dims):
-    config = small_config(spatial_dims=spatial_dims, spatial_size=(32,) * spatial_dims)
-    network = build_network(config)
-    generator = torch.Generator().manual_seed(0)
-    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d)]
-    for norm in norms:  # as after a training
-        for values in (norm.running_mean, norm.weight.data, norm.bias.data):
-            values.normal_(generator=generator)
-        norm.running_var.uniform_(0.5, 2, generator=generator)
-    model = Model(network, {"config": config.to_dict()})
-    quick = faster(model)
-    assert norms
-    assert not any(isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d) for layer in quick.network.modules())
-    inputs = [torch.randn(1, *config.spatial_size, generator=generator) for _ in range(3)]
-    torch.testing.assert_close(predict_prepared(quick, inputs), predict_prepared(model, inputs), atol=1e-5, rtol=1e-4)
+def test_faster_form_of_a_2d_network_lies_channels_last(disk_model):
+    weights = faster(disk_model).network.state_dict()
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in weights.values() if value.ndim == 4)
 
 
-def test_statistics_are_folded_also_of_a_network_in_training(disk_model, images):
+def test_faster_form_of_a_network_in_training_predicts(disk_model, images):
     training = Model(copy.deepcopy(disk_model.network).train(), disk_model.metadata)
     np.testing.assert_allclose(
         predict_probabilities(faster(training), images), predict_probabilities(disk_model, images), atol=1e-5

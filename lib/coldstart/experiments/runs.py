@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import overload
@@ -31,6 +31,7 @@ from coldstart.segmentation import (
     Sample,
     TrainingConfig,
     evaluate,
+    faster,
     predict_prepared,
     predict_with_dropout,
     prepare_image,
@@ -225,7 +226,7 @@ def _score(
     model: Model, pool: Sequence[Sample], kinds: Iterable[UncertaintyName], seed: int
 ) -> dict[str, NDArray[np.float64]]:
     scores = score_uncertainty(
-        lambda inputs: predict_prepared(model, inputs),
+        partial(predict_prepared, faster(model)),
         _Prepared(pool, model.config),
         sorted(kinds),
         draw=lambda inputs: predict_with_dropout(model, inputs, random_state=seed),
