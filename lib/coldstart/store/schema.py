@@ -217,7 +217,8 @@ class Decision(Base):
     """One line of the selection log, which is only ever added to: the database refuses changes and removals.
 
     `details` says what was decided and from what, in plain JSON types; `arrays` is an NPZ file of what is too large
-    for that.
+    for that. `seal` is a hash of the line's content and of the seal before it: whoever goes round the database's
+    refusal leaves a line that does not fit.
     """
 
     __tablename__ = "decisions"
@@ -229,6 +230,7 @@ class Decision(Base):
     image_id: Mapped[str | None] = mapped_column(index=True)
     details: Mapped[dict[str, Any]]
     arrays: Mapped[bytes | None] = mapped_column(deferred=True)
+    seal: Mapped[str]
 
 
 class Judgement(Base):

@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("image_id", sa.String, index=True),
         sa.Column("details", sa.JSON, nullable=False),
         sa.Column("arrays", sa.LargeBinary),
+        sa.Column("seal", sa.String, nullable=False),
     )
     for event in ("update", "delete"):
         refused = "SELECT RAISE(ABORT, 'the selection log is only ever added to')"
