@@ -8,7 +8,7 @@ from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from coldstart.exceptions import InvalidInputError
-from coldstart.selection import choose_n_clusters, clusters
+from coldstart.selection import Clusterings, choose_n_clusters, clusters
 from coldstart.selection.silhouette import mean_silhouettes
 
 CENTRES = np.array([[0, 0], [20, 0], [0, 20], [30, 30]])
@@ -146,6 +146,29 @@ def test_mean_silhouettes_worked_out_by_hand():
     points, labels = np.array([[0.0], [1.0], [5.0]]), np.array([0, 0, 1])
     assert mean_silhouettes(points, [labels], np.arange(3)) == pytest.approx([(0.8 + 0.75 + 0) / 3])
     assert mean_silhouettes(points, [labels, 1 - labels], np.array([1])) == pytest.approx([0.75, 0.75])
+
+
+@pytest.mark.parametrize("max_exact", [20_000, 100])
+@pytest.mark.parametrize("kind", ["blobs", "noise", "few distinct"])
+def test_clusterings_asked_for_several_budgets_equal_those_found_anew(monkeypatch, max_exact, kind):
+    monkeypatch.setattr(clusters, "MAX_EXACT_SILHOUETTE", max_exact)
+    monkeypatch.setattr(clusters, "SILHOUETTE_SAMPLE_SIZE", 80)
+    noise = np.random.default_rng(1).normal(size=(120, 2))
+    points = {"blobs": blobs([50, 10, 45, 15]), "noise": noise, "few distinct": np.repeat(noise[:6], 20, axis=0)}[kind]
+    kept = Clusterings(points, k_max=9, random_state=2)
+    for budget in (120, 1, 5, 3, 9, 2, 7, 120):
+        found, anew = kept.choose(budget), choose_n_clusters(points, budget, k_max=9, random_state=2)
+        assert found.silhouettes == anew.silhouettes
+        assert found.silhouette_sample_size == anew.silhouette_sample_size
+        np.testing.assert_array_equal(found.labels, anew.labels)
+
+
+def test_clusterings_compute_nothing_twice(monkeypatch):
+    kept = Clusterings(blobs([50, 10, 45, 15]), k_max=9, random_state=2)
+    kept.choose(120)
+    for name in ("_k_means", "mean_silhouettes"):
+        monkeypatch.setattr(clusters, name, lambda *_, name=name: pytest.fail(f"{name} was called again"))
+    assert kept.choose(5).n_clusters == kept.choose(120).n_clusters == 4
 
 
 def test_mean_silhouettes_of_coincident_clusters_is_zero():

@@ -11,7 +11,7 @@ from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 
 from coldstart.exceptions import InvalidInputError
-from coldstart.selection import plan_cold_start
+from coldstart.selection import choose_n_clusters, plan_cold_start
 
 # Three groups: rows 0-4 around (2, 0), 5-7 around (50, 1), 8-9 at (0, 90).
 TINY = np.array(
@@ -358,3 +358,17 @@ def test_plan_says_which_numbers_of_clusters_were_tried():
 def test_plan_cold_start_refuses_bad_input(points, budget, options, message):
     with pytest.raises(InvalidInputError, match=re.escape(message)):
         plan_cold_start(points, budget, **options)
+
+
+def test_plan_cold_start_with_a_known_clustering_is_the_same_plan():
+    points = groups()
+    known = plan_cold_start(points, 12, clustering=choose_n_clusters(points, 12))
+    anew = plan_cold_start(points, 12)
+    assert repr(known.picks) == repr(anew.picks)  # a medoid's distance is NaN, which equals nothing
+    assert known.silhouettes == anew.silhouettes
+
+
+def test_plan_cold_start_refuses_the_clustering_of_other_points():
+    message = "`clustering` must have one label for each of the 80 rows of `points`; got 10. Cluster the same points."
+    with pytest.raises(InvalidInputError, match=re.escape(message)):
+        plan_cold_start(groups(), 5, clustering=choose_n_clusters(TINY, 5))

@@ -7,7 +7,7 @@ distance on the map. Both follow Levy et al. (2026), arXiv:2601.18532. Every ind
 
 from coldstart.selection.acquisition import Acquisition, acquire, acquire_next
 from coldstart.selection.apportionment import apportion
-from coldstart.selection.clusters import Clustering, choose_n_clusters
+from coldstart.selection.clusters import Clustering, Clusterings, choose_n_clusters
 from coldstart.selection.cold_start import ColdStartPlan, Pick, plan_cold_start
 from coldstart.selection.diameters import diameter
 from coldstart.selection.entropy import image_entropy
@@ -21,6 +21,7 @@ __all__ = [
     "METHODS",
     "Acquisition",
     "Clustering",
+    "Clusterings",
     "ColdStartPlan",
     "Method",
     "Pick",

@@ -99,19 +99,59 @@ def choose_n_clusters(points: npt.ArrayLike, budget: int, *, k_max: int = 15, ra
 
 
 def _choose_n_clusters(points: Floats, budget: int, k_max: int, random_state: int) -> Clustering:
-    n_samples = len(points)
-    labelings: dict[int, Indices] = {}
-    if min(n_samples, budget) >= 3:
-        for k in range(2, min(k_max, budget, n_samples - 1) + 1):
-            labels = _k_means(points, k, random_state)
+    return Clusterings(points, k_max=k_max, random_state=random_state).choose(budget)
+
+
+class Clusterings:
+    """`choose_n_clusters` for the same points and one budget after another: nothing is computed twice.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_samples, n_dims), float
+        Positions in the projection; unitless.
+    k_max : int
+        The largest number of clusters to try.
+    random_state : int
+        Seed of k-means and of the silhouette's subset.
+    """
+
+    def __init__(self, points: Floats, *, k_max: int, random_state: int) -> None:
+        self.points = points
+        self.k_max = k_max
+        self.random_state = random_state
+        self._labelings: dict[int, Indices] = {}
+        self._silhouettes: dict[int, dict[int, float]] = {}  # by the subset that they are averaged over
+
+    def choose(self, budget: int) -> Clustering:
+        """Return what `choose_n_clusters` does for this budget."""
+        n_samples = len(self.points)
+        finest = min(self.k_max, budget, n_samples - 1) if min(n_samples, budget) >= 3 else 1
+        labelings: dict[int, Indices] = {}
+        for k in range(2, finest + 1):
+            labels = self._labels(k)
             if len(np.unique(labels)) == k:  # fewer where there are not as many distinct points
                 labelings[k] = labels
-    if not labelings:
-        return Clustering(1, np.zeros(n_samples, dtype=np.intp), {}, 0)
-    rows = _silhouette_rows(labelings[max(labelings)], random_state)
-    silhouettes = dict(zip(labelings, mean_silhouettes(points, list(labelings.values()), rows), strict=True))
-    best = max(silhouettes, key=lambda k: silhouettes[k])  # the first of equals, and k ascends
-    return Clustering(best, labelings[best], silhouettes, len(rows))
+        if not labelings:
+            return Clustering(1, np.zeros(n_samples, dtype=np.intp), {}, 0)
+        rows = _silhouette_rows(labelings[max(labelings)], self.random_state)
+        silhouettes = self._mean_silhouettes(labelings, rows)
+        best = max(silhouettes, key=lambda k: silhouettes[k])  # the first of equals, and k ascends
+        return Clustering(best, labelings[best], silhouettes, len(rows))
+
+    def _labels(self, k: int) -> Indices:
+        if k not in self._labelings:
+            self._labelings[k] = _k_means(self.points, k, self.random_state)
+        return self._labelings[k]
+
+    def _mean_silhouettes(self, labelings: dict[int, Indices], rows: Indices) -> dict[int, float]:
+        # A subset of the points is that of the finest clustering, so the means over it are too.
+        subset = 0 if len(rows) == len(self.points) else max(labelings)
+        known = self._silhouettes.setdefault(subset, {})
+        missing = [k for k in labelings if k not in known]
+        if missing:
+            means = mean_silhouettes(self.points, [labelings[k] for k in missing], rows)
+            known.update(zip(missing, means, strict=True))
+        return {k: known[k] for k in labelings}
 
 
 def _k_means(points: Floats, n_clusters: int, random_state: int) -> Indices:

@@ -24,7 +24,7 @@ from coldstart.selection._validation import (
     check_rows,
 )
 from coldstart.selection.apportionment import _apportion
-from coldstart.selection.clusters import _choose_n_clusters
+from coldstart.selection.clusters import Clustering, _choose_n_clusters
 from coldstart.selection.farthest import _farthest_points
 from coldstart.selection.medoids import _cluster_medoids
 
@@ -102,6 +102,7 @@ def plan_cold_start(
     k_max: int = 15,
     random_state: int = 0,
     fill: Fill = "farthest",
+    clustering: Clustering | None = None,
 ) -> ColdStartPlan:
     """Choose the first images to label, and the order in which to serve them.
 
@@ -120,6 +121,8 @@ def plan_cold_start(
     fill : {"farthest", "farthest_of_all", "neighbours"}
         What a cluster's share is filled with: the point farthest from the cluster's picks, as in the paper; the point
         of the cluster that is farthest from the picks of all clusters; or the point nearest to its medoid.
+    clustering : Clustering, optional
+        What `choose_n_clusters` gave for the same points, budget, `k_max` and seed, where that is known already.
 
     Returns
     -------
@@ -164,11 +167,18 @@ def plan_cold_start(
         raise InvalidInputError(
             f"`fill` must be one of {', '.join(map(repr, get_args(Fill)))}; got {fill!r}. The default is 'farthest'."
         )
-    return _plan(array, total, taken, check_at_least(k_max, "k_max", 1), check_random_state(random_state), fill)
+    largest, seed = check_at_least(k_max, "k_max", 1), check_random_state(random_state)
+    if clustering is None:
+        clustering = _choose_n_clusters(array, total, largest, seed)
+    elif len(clustering.labels) != len(array):
+        raise InvalidInputError(
+            f"`clustering` must have one label for each of the {len(array)} rows of `points`; got "
+            f"{len(clustering.labels)}. Cluster the same points."
+        )
+    return _plan(array, total, taken, clustering, fill)
 
 
-def _plan(points: Floats, budget: int, selected: Indices, k_max: int, random_state: int, fill: Fill) -> ColdStartPlan:
-    clustering = _choose_n_clusters(points, budget, k_max, random_state)
+def _plan(points: Floats, budget: int, selected: Indices, clustering: Clustering, fill: Fill) -> ColdStartPlan:
     labels, n_clusters = clustering.labels, clustering.n_clusters
     medoids = _cluster_medoids(points, labels, n_clusters)
     sizes = np.bincount(labels)
