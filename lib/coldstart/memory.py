@@ -44,6 +44,12 @@ def enough_memory(*, what: str, remedy: str, error: type[ColdStartError]) -> Ite
         raise error(f"{what} ran out of memory ({_first_line(failure)}). {remedy}") from None
 
 
+def give_back() -> None:
+    """Free what nobody uses any more, for others on the device and in this process."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def halved(batch_size: int) -> tuple[int, ...]:
     """Batch sizes to try: the one wanted, then half of it where there is a half."""
     return (batch_size, batch_size // 2) if batch_size > 1 else (batch_size,)
@@ -78,8 +84,7 @@ def in_smaller_batches(
                 raise
             reason = _first_line(failure)
         # Only here, where the failure and the frames that it kept alive are gone, can their memory be freed.
-        gc.collect()
-        torch.cuda.empty_cache()
+        give_back()
         logger.warning("%s ran out of memory with a batch size of %d: %s", what, size, reason)
     raise error(
         f"{what} ran out of memory with a batch size of {' and of '.join(map(str, sizes))} ({reason}). {remedy}"

@@ -36,6 +36,7 @@ from coldstart.adapters.tasks import SERVER_PID, Tasks, end_tasks_before, end_wi
 from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.adapters.watch import Watch
 from coldstart.campaign import BEFORE_EMBEDDING, Campaign
+from coldstart.campaign.judging import Judge
 from coldstart.exceptions import ColdStartError, ImageError, InvalidInputError
 from coldstart.segmentation import resolve_device
 from coldstart.settings import load_settings
@@ -65,6 +66,8 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         self._auto_update_scoring = False  # MONAI Label would queue every method; the watch queues what has work
         self._tasks = Tasks(self.campaign)
         self._watch = Watch({"look for new files": self._datastore.sync, "search for work": self._tasks.begin})
+        self._judge = Judge(self.campaign)
+        self._judging = Watch({"judging of saved labels": self._judge.judge_waiting})
 
     def init_datastore(self) -> CampaignDatastore:
         """Open the studies folder, or the archive; unlike MONAI Label's own this fetches no program from elsewhere."""
@@ -101,7 +104,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             "tasks": self._tasks.states(),
             "task_errors": self._tasks.errors(),
             "left_out": self._datastore.left_out(),
-            "watch_errors": self._watch.troubles,
+            "watch_errors": self._watch.troubles | self._judging.troubles,
             "model_problem": self.campaign.model_problem,
         }
         return info
@@ -230,6 +233,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         if self.campaign.settings.prelabel == 0:
             Prelabels(self._datastore).remove_all()
         self._watch.begin()
+        self._judging.begin_apart()
         super().on_init_complete()
 
 

@@ -35,6 +35,10 @@ class Watch:
     def begin(self) -> None:
         """Take the steps once, and from then on in a thread."""
         self.step()
+        self.begin_apart()
+
+    def begin_apart(self) -> None:
+        """Take the steps in a thread from the beginning: what they do may take long."""
         threading.Thread(target=self._repeat, name="coldstart-watch", daemon=True).start()
 
     def step(self) -> None:
