@@ -76,6 +76,16 @@ NEEDED = {
     ("GET", "/session/{session_id}"): USER,
     ("DELETE", "/session/{session_id}"): USER,
     ("PUT", "/session/"): USER,
+    ("GET", "/coldstart/"): OPEN,
+    ("GET", "/coldstart/static/plotly.min.js"): OPEN,
+    ("GET", "/coldstart/api/state"): USER,
+    ("GET", "/coldstart/api/campaign"): USER,
+    ("GET", "/coldstart/api/map"): USER,
+    ("GET", "/coldstart/api/table.csv"): USER,
+    ("GET", "/coldstart/api/image"): USER,
+    ("GET", "/coldstart/api/thumbnail"): USER,
+    ("GET", "/coldstart/api/preview"): USER,
+    ("GET", "/coldstart/api/overlay"): USER,
     ("GET", "/nowhere"): ANY_ROLE,
 }
 CLOSED = {

@@ -28,6 +28,7 @@ from coldstart.adapters.errors import AppError, answered
 from coldstart.adapters.gate import install_gate
 from coldstart.adapters.inference import AttentionUnetInference, result_values
 from coldstart.adapters.ohif import install_ohif
+from coldstart.adapters.page import install_page
 from coldstart.adapters.prelabel import Prelabels, PrelabelScoring
 from coldstart.adapters.scoring import EmbeddingScoring, EntropyScoring
 from coldstart.adapters.server import is_archive
@@ -224,6 +225,8 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         """Begin to watch for files, finished trainings and work; called in the server only."""
         install_ohif(sys.modules["monailabel.app"].app)
         install_gate(sys.modules["monailabel.app"].app, self)
+        model, trainer = self._infers[MODEL_NAME], self._trainers[MODEL_NAME]
+        install_page(sys.modules["monailabel.app"].app, self, self._tasks, model, trainer)
         if isinstance(self._datastore, ArchiveDatastore):
             # MONAI Label's endpoint calls dcmqi by this name, which fails for radiographs, frames and empty labels.
             infer_endpoint.nifti_to_dicom_seg = self._datastore.segmentation_of_result

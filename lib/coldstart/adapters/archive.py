@@ -83,6 +83,11 @@ class ArchiveDatastore(SegmentationDatastore):
         series = self._index.series.get(image_id)
         return {**info, **series.info} if series is not None else info
 
+    def study_of(self, image_id: str) -> str | None:
+        """UID of the study that a series belongs to."""
+        series = self._index.series.get(image_id)
+        return series.study if series is not None else None
+
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Refused: the archive takes DICOM only, and not from here."""
         raise AppError("Images come from the archive. Send the DICOM files there; they are noticed within a minute.")

@@ -4,7 +4,8 @@ In front of everything it decides who may ask what, so that nothing is read from
 endpoint it looks at what was asked. Behind it, every error leaves as a status and a sentence.
 
 Under authentication, everything is closed unless it is named here or asks for a role itself: open to everybody is what
-somebody needs in order to log in (the pages that describe the API, and the two routes under `/auth/`).
+somebody needs in order to log in (the pages that describe the API, the map page without its data, and the two routes
+under `/auth/`).
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ _ROLES = (
     settings.MONAI_LABEL_AUTH_ROLE_REVIEWER,
     settings.MONAI_LABEL_AUTH_ROLE_ADMIN,
 )
-_OPEN = re.compile(rf"/|/docs|/openapi\.json|/favicon\.ico|/static/.*|{_API}/auth/?|{_API}/auth/token")
+_OPEN = re.compile(
+    rf"/|/docs|/openapi\.json|/favicon\.ico|/static/.*|{_API}/auth/?|{_API}/auth/token|{_API}/coldstart(/|/static/.*)?"
+)
 _NOBODY = auth.User(username="nobody")
 _ANY_USER = f"{_API}/auth/token/valid"
 _RAISED = (
@@ -150,6 +153,12 @@ def install_gate(server: FastAPI, app: ColdStartApp) -> None:
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
 
 
+def user_of(request: Request) -> auth.User:
+    """Who sent a request that the gate let in."""
+    user: auth.User = request.scope[_USER]
+    return user
+
+
 def _require_open(method: str, path: str) -> None:
     if any(part in (".", "..") for part in path.split("/")) or any(ord(character) < 32 for character in path):
         raise AppError("The address holds '..', '.' or control characters. Leave them out.")
@@ -181,7 +190,7 @@ def _checked_user_of(app: ColdStartApp) -> Callable[[Request], Awaitable[auth.Us
     """What each protected endpoint of MONAI Label asks for first: the user, after a look at what the user asks."""
 
     async def checked_user(request: Request) -> auth.User:
-        user: auth.User = request.scope[_USER]
+        user = user_of(request)
         # The endpoint's own look at the role, before the look at what was asked: it could tell what is there.
         for needed in request.scope["route"].dependant.dependencies:
             if isinstance(needed.call, auth.RBAC):

@@ -82,7 +82,7 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
         """
         started = time.monotonic()
         with answered(409):
-            model = self._model()
+            model = self.model()
         path = Path(request["image"])
         if not path.is_file():
             raise AppError(
@@ -108,8 +108,8 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
             return str(requested or "") or None
         raise AppError(f"`result_extension` must be one of {', '.join(LABEL_SUFFIXES)}; got {requested!r}.")
 
-    def _model(self) -> Model:
-        """The published model; while its file is damaged or being written, the last good one."""
+    def model(self) -> Model:
+        """The published model; while its file is damaged or being written, the last good one. AppError without one."""
         path = self._campaign.model_path
         with self._lock:
             try:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from types import FrameType
 from typing import Any
 
@@ -44,6 +45,8 @@ _KEPT = {
     "prelabel": "the images come without the model's segmentation until then, and it is tried again by itself",
     "train": "nothing was published, and the model before, if there is one, stays in use",
 }
+_STATES = {"SUBMITTED": "waiting", "RUNNING": "running", "DONE": "done", "ERROR": "failed", "STOPPED": "stopped"}
+LOG_LINES = 10
 _RAISED = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Warning): (?:\d{3}: )?(?P<sentence>.+)")
 """The last line of a traceback, with the status that an error has for a viewer."""
 
@@ -110,6 +113,21 @@ class Tasks:
             for name, task in _newest().items()
             if task["status"] in ("ERROR", "STOPPED")
         }
+
+    def shown(self) -> list[dict[str, Any]]:
+        """The newest task of each name for people: its state, its error if there is one, and its last lines."""
+        errors = self.errors()
+        return [
+            {
+                "name": name,
+                "title": _NAMES.get(name, name).capitalize(),
+                "state": _STATES.get(task["status"], "running"),
+                "error": errors.get(name),
+                "started_at": datetime.strptime(task["start_ts"], "%Y-%m-%d %H:%M:%S").timestamp(),
+                "log": list(task.get("details", ()))[-LOG_LINES:],
+            }
+            for name, task in _newest().items()
+        ]
 
     def _give_up_lost(self) -> None:
         """Call a task failed whose process could not be started: in MONAI Label it stays SUBMITTED for good.

@@ -1,0 +1,129 @@
+"""The campaign at a glance: what the map page and `coldstart status` show of it, in plain JSON types."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from coldstart.campaign.campaign import Campaign
+from coldstart.campaign.map_table import reserved_since
+from coldstart.campaign.pool import MAX_SET_ASIDE
+from coldstart.store import ChosenSetting, Image, Label, Plan, Progress, Revision, Serving
+
+MAX_PROBLEMS = 100
+"""How many labels that cannot be learned from are named with what is wrong."""
+
+
+def overview(campaign: Campaign) -> dict[str, Any]:
+    """The numbers, the phase and who did what."""
+    status, settings = campaign.status(), campaign.settings
+    with campaign.store.reading() as session:
+        silhouettes = session.scalar(select(Plan.silhouettes).order_by(Plan.id.desc()).limit(1))
+        n_set_aside = session.scalar(
+            select(func.count()).select_from(Image).where(Image.present, Image.problem.is_not(None))
+        )
+        found = {
+            "silhouettes": silhouettes or {},
+            "served_now": _served_now(session, reserved_since(settings)),
+            "n_set_aside": n_set_aside or 0,
+            "chosen": _chosen(session),
+            **_labels_by_whom_and_when(session),
+        }
+    phase, sentence = _phase(status)
+    return {
+        **{name: status[name] for name in _OF_THE_STATUS},
+        "spatial_dims": settings.spatial_dims,
+        "labels": dict(settings.labels),
+        "alpha": settings.alpha,
+        "phase": phase,
+        "phase_sentence": sentence,
+        "set_aside": [{"image_id": name, "reason": why} for name, why in status["set_aside"].items()][:MAX_SET_ASIDE],
+        "label_problems": status["label_problems"][:MAX_PROBLEMS],
+        **found,
+    }
+
+
+_OF_THE_STATUS = (
+    *("preset", "encoder", "projection", "images", "held_out", "labelled", "budget", "planned", "n_clusters"),
+    *("model_version", "scored_model_version"),
+)
+
+
+def read_progress(session: Session) -> dict[str, dict[str, Any]]:
+    """How far each long task said it is, by its name."""
+    return {
+        row.task: {"done": row.done, "total": row.total, "message": row.message, "updated_at": row.updated_at}
+        for row in session.scalars(select(Progress))
+    }
+
+
+def revisions(session: Session) -> Sequence[Any]:
+    """What changes when anything that the store holds of the campaign does."""
+    topics = session.execute(select(Revision.topic, Revision.number).order_by(Revision.topic)).tuples().all()
+    progress = session.execute(select(Progress.task, Progress.updated_at).order_by(Progress.task)).tuples().all()
+    return [*topics, *progress]
+
+
+def _phase(status: dict[str, Any]) -> tuple[str, str]:
+    labelled, budget, images = status["labelled"], status["budget"], status["images"]
+    if images and labelled >= images:
+        return "done", f"All {images} images are labelled."
+    if status["planned"] is None:
+        return "before_embedding", "The images are being embedded; until then, Next Sample draws at random."
+    if labelled < min(budget, status["planned"]):
+        left = min(budget, status["planned"]) - labelled
+        return "cold_start", f"Cold start: {left} of the {budget} planned images {_are(left)} still to be labelled."
+    if status["scored_model_version"] is not None:
+        return "active", (
+            f"Active learning with model {status['scored_model_version']}: uncertain images, far from those labelled."
+        )
+    missing = "scored the pool" if status["model_version"] is not None else "been trained"
+    return "plan_complete", (
+        f"The plan is labelled; until the first model has {missing}, the farthest points of the map come next."
+    )
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _served_now(session: Session, since: float) -> list[dict[str, Any]]:
+    """Images that are with somebody, the newest serving of each, oldest first."""
+    open_servings = select(Image.image_id, Serving.annotator, Serving.served_at).join(Serving)
+    open_servings = open_servings.where(Serving.outcome.is_(None), Serving.served_at > since).order_by(Serving.id)
+    return [
+        {"image_id": image_id, "annotator": annotator, "since": at}
+        for image_id, annotator, at in session.execute(open_servings).tuples()
+    ]
+
+
+def _labels_by_whom_and_when(session: Session) -> dict[str, Any]:
+    """Labels for each annotator and each day; a day is one of this machine's clock."""
+    days: Counter[str] = Counter()
+    of_annotator: defaultdict[str | None, Counter[str]] = defaultdict(Counter)
+    last_at: dict[str | None, float] = {}
+    for annotator, saved_at in session.execute(select(Label.annotator, Label.saved_at)).tuples():
+        day = datetime.fromtimestamp(saved_at).date().isoformat()
+        days[day] += 1
+        of_annotator[annotator][day] += 1
+        last_at[annotator] = max(saved_at, last_at.get(annotator, 0.0))
+    annotators = [
+        {"name": name, "labels": found.total(), "days": dict(sorted(found.items())), "last_at": last_at[name]}
+        for name, found in of_annotator.items()
+    ]
+    return {
+        "annotators": sorted(annotators, key=lambda one: (-one["labels"], one["name"] or "")),
+        "days": [{"day": day, "labels": count} for day, count in sorted(days.items())],
+    }
+
+
+def _chosen(session: Session) -> dict[str, Any]:
+    return {
+        row.name: {"value": row.value, "configured": row.configured, "who": row.who, "at": row.at}
+        for row in session.scalars(select(ChosenSetting))
+    }

@@ -1,0 +1,61 @@
+"""The files of the page: our own, and Plotly's script out of its Python package. None comes from anywhere else."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import mimetypes
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import plotly
+
+FOLDER = Path(__file__).with_name("static")
+START_PAGE = "index.html"
+PLOTLY = "plotly.min.js"
+_PLOTLY_FILE = Path(plotly.__path__[0]) / "package_data" / PLOTLY
+
+
+class StaticFile(NamedTuple):
+    """A file with its type and what tells its content from another one."""
+
+    content: bytes
+    packed: bytes
+    media_type: str
+    version: str
+
+
+class StaticFiles:
+    """Files by name, read and packed when they are first asked for, and again when they change; for any thread."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._kept: dict[str, tuple[tuple[int, int], StaticFile]] = {}
+
+    def get(self, name: str) -> StaticFile | None:
+        """The file of a name; None where there is none."""
+        path = _paths().get(name)
+        if path is None:
+            return None
+        with self._turn:
+            status = path.stat()
+            seen = status.st_mtime_ns, status.st_size
+            kept = self._kept.get(name)
+            if kept is None or kept[0] != seen:
+                kept = self._kept[name] = seen, _read(path)
+            return kept[1]
+
+
+def _paths() -> dict[str, Path]:
+    """Every file that may be asked for: a name that is none of them reaches no file system."""
+    own = {path.relative_to(FOLDER).as_posix(): path for path in FOLDER.rglob("*") if path.is_file()}
+    return {**own, PLOTLY: _PLOTLY_FILE}
+
+
+def _read(path: Path) -> StaticFile:
+    content = path.read_bytes()
+    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    if path.suffix == ".js":  # a machine's own table may say something that no browser runs
+        media_type = "text/javascript"
+    return StaticFile(content, gzip.compress(content), media_type, hashlib.blake2b(content, digest_size=8).hexdigest())
