@@ -8,7 +8,7 @@ import pytest
 from campaign_case import BUDGET, N_POOL, click, clicks, fresh_plan, label, plan, planned, pool
 from scipy.spatial.distance import cdist
 
-from coldstart.campaign import Campaign, planning
+from coldstart.campaign import Campaign, drafting
 
 PLAN_COMPLETE = "plan complete, first model not trained yet"
 
@@ -116,7 +116,7 @@ def test_cut_does_not_count_taken_images_that_went_away(campaign, make_campaign,
 
 def test_pick_served_while_the_plan_is_carried_on_stays(campaign, make_campaign, monkeypatch):
     """k-means of a large pool takes seconds, in which clicks go on."""
-    raised, original, during = make_campaign(budget=14), planning.plan_cold_start, []
+    raised, original, during = make_campaign(budget=14), drafting.plan_cold_start, []
 
     def planning_with_a_click(*args, **kwargs):
         made = original(*args, **kwargs)
@@ -124,7 +124,7 @@ def test_pick_served_while_the_plan_is_carried_on_stays(campaign, make_campaign,
             during.append(click(campaign).image_id)
         return made
 
-    monkeypatch.setattr(planning, "plan_cold_start", planning_with_a_click)
+    monkeypatch.setattr(drafting, "plan_cold_start", planning_with_a_click)
     raised.embed()
     assert planned(raised) == during + fresh_plan(raised, 14, tuple(during))
 

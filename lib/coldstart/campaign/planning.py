@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import Session, undefer
 
+from coldstart.campaign.drafting import Cluster, Ground, is_outdated, propose, settle
 from coldstart.campaign.vectors import encoder_key
 from coldstart.embedding import Encoder
 from coldstart.projection import fit_projection, place
-from coldstart.selection import Pick, plan_cold_start
+from coldstart.selection import choose_n_clusters
 from coldstart.settings import Settings
 from coldstart.store import (
     FormerPoint,
@@ -124,7 +125,7 @@ def _inherit_clusters(session: Session, rows: Sequence[Image], points: NDArray[A
         session.execute(update(Image).where(Image.id == row.id).values(cluster=clustered[nearest].cluster))
 
 
-def update_plan(store: Store, settings: Settings) -> None:
+def update_plan(store: Store, settings: Settings, cluster: Cluster = choose_n_clusters) -> None:
     """Make the plan, carry it on when the budget was raised or the map renewed, cut it when the budget was lowered.
 
     Picks that were served or labelled stay; what they are is what the rest of a plan starts from.
@@ -133,76 +134,39 @@ def update_plan(store: Store, settings: Settings) -> None:
         current = current_map(session)
         if current is None or not _plan_is_outdated(session, current, settings):
             return
-        plan = current_plan(session)
         pool = pool_rows(session, current)
-        taken = taken_rows(session)
-    size = min(settings.budget, len(pool))
-    if settings.budget > len(pool):
-        logger.warning(
-            "The budget of %d is more than the pool's %d images: all are planned.", settings.budget, len(pool)
+        rows = [row.id for row in pool]
+        ground = Ground(
+            current.id, rows, _points(pool), taken_rows(session), current_plan(session), _read_picks(session)
         )
-    if plan is not None and plan.map_id == current.id and size <= plan.size:
-        with store.writing() as session:
-            session.execute(update(Plan).where(Plan.id == plan.id).values(budget=settings.budget, size=size))
-            _write_picks(session, plan.id, _read_picks(session), pool, size)
-    else:
-        _make_plan(store, settings, current, pool, taken, size)
-
-
-def _make_plan(
-    store: Store, settings: Settings, current: ImageMap, pool: Sequence[Image], taken: set[int], size: int
-) -> None:
-    selected = [index for index, row in enumerate(pool) if row.id in taken]
-    made = plan_cold_start(
-        _points(pool),
-        max(size, len(selected)),
-        selected=selected,
-        k_max=settings.k_max,
-        random_state=settings.random_state,
-    )
+    if settings.budget > len(rows):
+        logger.warning(
+            "The budget of %d is more than the pool's %d images: all are planned.", settings.budget, len(rows)
+        )
+    made = propose(ground, settings, cluster)
     with store.writing() as session:
-        now_taken = taken_rows(session)
-        kept = [pick for pick in _read_picks(session) if pick["image_row"] in now_taken]
-        known = {pick["image_row"] for pick in kept}
-        clusters = {image.id: int(label) for image, label in zip(pool, made.labels, strict=True)}
-        for pick in kept:
-            if (cluster := clusters.get(pick["image_row"])) is not None:
-                pick.update(cluster=cluster, cluster_size=list(clusters.values()).count(cluster))
-        new = [_new_pick(pool[pick.index], pick) for pick in made.picks]
+        # Clicks went on while the plan was made.
+        now = replace(ground, taken=taken_rows(session), picks=_read_picks(session))
+        plan, picks = settle(now, made, settings)
         session.execute(delete(PlanPick))
         session.execute(delete(Plan))
-        plan = Plan(
-            created_at=time.time(),
-            map_id=current.id,
-            budget=settings.budget,
-            size=size,
-            n_clusters=int(made.n_clusters),
-            silhouettes={str(k): float(value) for k, value in made.silhouettes.items()},
-            silhouette_sample_size=made.silhouette_sample_size,
-        )
         session.add(plan)
         session.flush()
-        for row, cluster in clusters.items():
-            session.execute(update(Image).where(Image.id == row).values(cluster=cluster))
-        picks = kept + [pick for pick in new if pick["image_row"] not in known]
-        _write_picks(session, plan.id, picks, pool, size)
+        session.add_all(PlanPick(plan_id=plan.id, rank=rank, **pick) for rank, pick in enumerate(picks))
+        if made is not None:
+            _write_clusters(session, dict(zip(rows, made.labels.tolist(), strict=True)))
+
+
+def _write_clusters(session: Session, clusters: dict[int, int]) -> None:
+    before = session.execute(select(Image.id, Image.cluster)).tuples()
+    changed = [{"id": row, "cluster": clusters[row]} for row, old in before if clusters.get(row, old) != old]
+    if changed:
+        session.execute(update(Image), changed)
 
 
 def _plan_is_outdated(session: Session, current: ImageMap, settings: Settings) -> bool:
-    plan = current_plan(session)
-    if plan is None or plan.map_id != current.id or plan.budget != settings.budget:
-        return session.scalar(pool_of(current).limit(1)) is not None
-    return plan.size < plan.budget and plan.size < len(pool_rows(session, current))
-
-
-def _new_pick(row: Image, pick: Pick) -> dict[str, Any]:
-    return {
-        "image_row": row.id,
-        "cluster": pick.cluster,
-        "cluster_size": pick.cluster_size,
-        "role": pick.role,
-        "distance": None if math.isnan(pick.distance) else pick.distance,
-    }
+    n_images = session.scalar(select(func.count()).select_from(pool_of(current).order_by(None).subquery()))
+    return is_outdated(current_plan(session), current.id, n_images or 0, settings)
 
 
 def _read_picks(session: Session) -> list[dict[str, Any]]:
@@ -212,21 +176,6 @@ def _read_picks(session: Session) -> list[dict[str, Any]]:
         {name: getattr(pick, name) for name in fields}
         for pick in session.scalars(select(PlanPick).order_by(PlanPick.rank))
     ]
-
-
-def _write_picks(
-    session: Session, plan_id: int, picks: Sequence[dict[str, Any]], pool: Sequence[Image], size: int
-) -> None:
-    """Put these picks in the place of the plan's: all that are taken and, while the budget lasts, the first others.
-
-    What is taken is read here, in the transaction: it may have changed while the plan was made.
-    """
-    in_pool, taken = {row.id for row in pool}, taken_rows(session)
-    waiting = [pick["image_row"] for pick in picks if pick["image_row"] in in_pool - taken]
-    kept = taken.union(waiting[: max(0, size - len(taken & in_pool))])
-    session.execute(delete(PlanPick))
-    rows = [pick for pick in picks if pick["image_row"] in kept]
-    session.add_all(PlanPick(plan_id=plan_id, rank=rank, **pick) for rank, pick in enumerate(rows))
 
 
 def current_map(session: Session) -> ImageMap | None:
