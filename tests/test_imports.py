@@ -24,8 +24,11 @@ ALLOWED: dict[str, set[str]] = {
     "web": UP_TO_CAMPAIGN,
     "adapters": UP_TO_CAMPAIGN | {"web"},
     "experiments": UP_TO_CAMPAIGN,
-    "cli": UP_TO_CAMPAIGN | {"adapters", "experiments", "cli_bench"},
+    "cli": UP_TO_CAMPAIGN | {"adapters", "experiments", "cli_bench", "cli_campaign", "cli_output", "cli_status"},
     "cli_bench": UP_TO_CAMPAIGN | {"experiments"},
+    "cli_campaign": UP_TO_CAMPAIGN | {"adapters", "cli_output"},
+    "cli_output": {"exceptions"},
+    "cli_status": UP_TO_CAMPAIGN | {"adapters", "cli_campaign", "cli_output"},
 }
 SELECTION_LIBRARIES = {"numpy", "scipy", "sklearn"}
 ONLY_IN = {

@@ -37,6 +37,7 @@ from coldstart.adapters.tasks import SERVER_PID, Tasks, end_tasks_before, end_wi
 from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.adapters.watch import Watch
 from coldstart.campaign import BEFORE_EMBEDDING, Campaign
+from coldstart.campaign.configured import ServerMark, remember
 from coldstart.campaign.judging import Judge
 from coldstart.exceptions import ColdStartError, ImageError, InvalidInputError
 from coldstart.segmentation import resolve_device
@@ -54,6 +55,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]):
         with _ending_in_a_sentence():
             self.campaign = _open_campaign(Path(app_dir), studies, conf)
+        self._conf = conf
         end_with_server()
         super().__init__(
             app_dir=app_dir,
@@ -235,6 +237,8 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         os.environ[SERVER_PID] = str(os.getpid())
         if self.campaign.settings.prelabel == 0:
             Prelabels(self._datastore).remove_all()
+        self._mark = ServerMark(self.campaign.folder)
+        remember(self.campaign.folder, self._conf)
         self._watch.begin()
         self._judging.begin_apart()
         super().on_init_complete()

@@ -134,6 +134,11 @@ class WatchedDatastore(LocalDatastore):  # type: ignore[misc]
             "is kept, and no label can be saved."
         )
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether all files that the last look saw had arrived completely."""
+        return not self._image_names()[1] and not any(folder.waiting for folder in self._label_folders.values())
+
     def _look_at_images(self) -> bool:
         """Find out which images there are; return whether they are others than before."""
         if self._image_folder is None:
