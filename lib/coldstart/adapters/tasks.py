@@ -47,6 +47,7 @@ _KEPT = {
 }
 _STATES = {"SUBMITTED": "waiting", "RUNNING": "running", "DONE": "done", "ERROR": "failed", "STOPPED": "stopped"}
 LOG_LINES = 10
+_LOGGED = re.compile(r"\[[\d-]+ (?P<time>[\d:]+)[\d,]*\] (\[[^]]*\] )*(\([\w.<>]+:\d+\) - )?(?P<text>.*)")
 _RAISED = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Warning): (?:\d{3}: )?(?P<sentence>.+)")
 """The last line of a traceback, with the status that an error has for a viewer."""
 
@@ -124,7 +125,7 @@ class Tasks:
                 "state": _STATES.get(task["status"], "running"),
                 "error": errors.get(name),
                 "started_at": datetime.strptime(task["start_ts"], "%Y-%m-%d %H:%M:%S").timestamp(),
-                "log": list(task.get("details", ()))[-LOG_LINES:],
+                "log": [_without_source(line) for line in list(task.get("details", ()))[-LOG_LINES:]],
             }
             for name, task in _newest().items()
         ]
@@ -205,6 +206,12 @@ def _newest() -> dict[str, dict[str, Any]]:
     if trainings := tasks("train"):
         newest["train"] = trainings[-1]
     return newest
+
+
+def _without_source(line: str) -> str:
+    """The time of day and what is said, of a line of the log that also names process, thread and module."""
+    match = _LOGGED.match(line)
+    return line if match is None else f"{match['time']} {match['text']}"
 
 
 def _is_open(name: str) -> bool:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from coldstart.campaign.campaign import Campaign
+from coldstart.campaign.curve import annotator_counts, day_counts, learning_curve
 from coldstart.campaign.map_table import reserved_since
 from coldstart.campaign.pool import MAX_SET_ASIDE
-from coldstart.store import ChosenSetting, Image, Label, Plan, Progress, Revision, Serving
+from coldstart.store import ChosenSetting, Image, Plan, Progress, Revision, Serving
 
 MAX_PROBLEMS = 100
 """How many labels that cannot be learned from are named with what is wrong."""
@@ -32,7 +32,6 @@ def overview(campaign: Campaign) -> dict[str, Any]:
             "served_now": _served_now(session, reserved_since(settings)),
             "n_set_aside": n_set_aside or 0,
             "chosen": _chosen(session),
-            **_labels_by_whom_and_when(session),
         }
     phase, sentence = _phase(status)
     return {
@@ -44,6 +43,9 @@ def overview(campaign: Campaign) -> dict[str, Any]:
         "phase_sentence": sentence,
         "set_aside": [{"image_id": name, "reason": why} for name, why in status["set_aside"].items()][:MAX_SET_ASIDE],
         "label_problems": status["label_problems"][:MAX_PROBLEMS],
+        "annotators": [asdict(one) for one in annotator_counts(campaign.store)],
+        "days": [asdict(day) for day in day_counts(campaign.store)],
+        "curve": asdict(learning_curve(campaign.store)),
         **found,
     }
 
@@ -100,26 +102,6 @@ def _served_now(session: Session, since: float) -> list[dict[str, Any]]:
         {"image_id": image_id, "annotator": annotator, "since": at}
         for image_id, annotator, at in session.execute(open_servings).tuples()
     ]
-
-
-def _labels_by_whom_and_when(session: Session) -> dict[str, Any]:
-    """Labels for each annotator and each day; a day is one of this machine's clock."""
-    days: Counter[str] = Counter()
-    of_annotator: defaultdict[str | None, Counter[str]] = defaultdict(Counter)
-    last_at: dict[str | None, float] = {}
-    for annotator, saved_at in session.execute(select(Label.annotator, Label.saved_at)).tuples():
-        day = datetime.fromtimestamp(saved_at).date().isoformat()
-        days[day] += 1
-        of_annotator[annotator][day] += 1
-        last_at[annotator] = max(saved_at, last_at.get(annotator, 0.0))
-    annotators = [
-        {"name": name, "labels": found.total(), "days": dict(sorted(found.items())), "last_at": last_at[name]}
-        for name, found in of_annotator.items()
-    ]
-    return {
-        "annotators": sorted(annotators, key=lambda one: (-one["labels"], one["name"] or "")),
-        "days": [{"day": day, "labels": count} for day, count in sorted(days.items())],
-    }
 
 
 def _chosen(session: Session) -> dict[str, Any]:

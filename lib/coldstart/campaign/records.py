@@ -63,6 +63,7 @@ def image_record(campaign: Campaign, image_id: str) -> dict[str, Any]:
     return {
         "image_id": image.image_id,
         "path": Path(image.path).name,
+        "file": image.path,
         "cluster": None if image.cluster is None else image.cluster + 1,
         "rank": None if pick is None else pick.rank + 1,
         "role": None if pick is None else pick.role,

@@ -63,6 +63,64 @@ class Day(BaseModel):
     labels: int
 
 
+class Judged(BaseModel):
+    """A saved label against the prediction of a model that had learned from `n_labels` others."""
+
+    image_id: str
+    model_version: str
+    n_labels: int
+    dice: float
+    at: float
+    annotator: str | None
+
+
+class Round(BaseModel):
+    """The judged labels of one model, with the 95 % interval of their mean."""
+
+    model_version: str
+    n_labels: int
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    at: float
+
+
+class HeldOut(BaseModel):
+    """Mean Dice of one model on the held-out images, with its 95 % interval."""
+
+    model_version: str
+    n_labels: int
+    dice: float
+    low: float | None
+    high: float | None
+    n_images: int
+    at: float
+
+
+class Verdict(BaseModel):
+    """Whether more labels still help: in words, by which rule, and how sure that is."""
+
+    helping: bool | None
+    sentence: str
+    rule: str
+    basis: str | None
+    gain: float | None
+    low: float | None
+    high: float | None
+    sure: float | None
+    n: int
+
+
+class Curve(BaseModel):
+    """Dice against the number of labels, oldest first."""
+
+    prequential: list[Judged]
+    rounds: list[Round]
+    heldout: list[HeldOut]
+    verdict: Verdict
+
+
 class User(BaseModel):
     """Who asks, and what they may do."""
 
@@ -109,13 +167,11 @@ class CampaignAnswer(BaseModel):
     tasks: list[Task]
     annotators: list[Annotator]
     days: list[Day]
-    curve: dict[str, Any] | None
+    curve: Curve
     user: User
     archive: bool
     authentication: bool
     chosen: dict[str, Chosen]
-
-    model_config = ConfigDict(protected_namespaces=())
 
 
 class MapAnswer(BaseModel):
@@ -189,8 +245,6 @@ class ImageRecord(BaseModel):
     ohif_url: str | None
     has_prediction: bool
     model_version: str | None
-
-    model_config = ConfigDict(protected_namespaces=())
 
 
 class Coming(BaseModel):

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -20,6 +21,7 @@ from coldstart.campaign.records import UnknownImageError, image_record
 from coldstart.exceptions import ImageError
 from coldstart.web import models
 from coldstart.web.answers import answer_bytes, answer_json
+from coldstart.web.headers import file_geometry
 from coldstart.web.page import Page
 from coldstart.web.pictures import Pictures, Wish
 from coldstart.web.static_files import START_PAGE, StaticFiles
@@ -104,7 +106,6 @@ def _numbers(page: Page) -> APIRouter:
             "app_version": page.app_version,
             **overview(campaign),
             "tasks": page.tasks(),
-            "curve": None,
             "user": {"name": viewer.name, "may_steer": viewer.may_steer, "may_label": viewer.may_label},
             "archive": page.archive,
             "authentication": page.authentication,
@@ -133,7 +134,7 @@ def _numbers(page: Page) -> APIRouter:
         found = {
             **record,
             "state": shown.moving["state"][at],
-            "geometry": None,
+            "geometry": file_geometry(Path(record["file"])),
             "ohif_url": page.link(image_id),
             "has_prediction": record["model_version"] is not None and record["problem"] is None,
         }
