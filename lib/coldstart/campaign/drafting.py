@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from coldstart.selection import Clustering, ColdStartPlan, Pick, choose_n_clusters, plan_cold_start
 from coldstart.settings import Settings
-from coldstart.store import Plan
+from coldstart.store import Plan, PlanPick
 
 Cluster = Callable[..., Clustering]
 """Does what `choose_n_clusters` does, perhaps with what it remembers."""
@@ -99,6 +99,11 @@ def _carried_on(ground: Ground, made: ColdStartPlan) -> list[dict[str, Any]]:
             pick.update(cluster=cluster, cluster_size=int(sizes[cluster]))
     known = {pick["image_row"] for pick in kept}
     return kept + [_new_pick(row, pick) for pick in made.picks if (row := ground.rows[pick.index]) not in known]
+
+
+def pick_values(pick: PlanPick) -> dict[str, Any]:
+    """A pick of the plan in force as `Ground.picks` holds it."""
+    return {name: getattr(pick, name) for name in ("image_row", "cluster", "cluster_size", "role", "distance")}
 
 
 def _new_pick(row: int, pick: Pick) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import Session, undefer
 
-from coldstart.campaign.drafting import Cluster, Ground, is_outdated, propose, settle
+from coldstart.campaign.drafting import Cluster, Ground, is_outdated, pick_values, propose, settle
 from coldstart.campaign.vectors import encoder_key
 from coldstart.embedding import Encoder
 from coldstart.projection import fit_projection, place
@@ -170,12 +170,7 @@ def _plan_is_outdated(session: Session, current: ImageMap, settings: Settings) -
 
 
 def _read_picks(session: Session) -> list[dict[str, Any]]:
-    """Picks of the plan in force, in serving order, without their rank."""
-    fields = ("image_row", "cluster", "cluster_size", "role", "distance")
-    return [
-        {name: getattr(pick, name) for name in fields}
-        for pick in session.scalars(select(PlanPick).order_by(PlanPick.rank))
-    ]
+    return [pick_values(pick) for pick in session.scalars(select(PlanPick).order_by(PlanPick.rank))]
 
 
 def current_map(session: Session) -> ImageMap | None:
