@@ -138,7 +138,7 @@ def sync_labels(store: Store, files: Mapping[str, LabelFile], preset_labels: Map
     for image_id, image_signature in signatures.items():
         file = files[image_id]
         try:
-            current = str(file.path), _label_signature(file, image_signature, preset_labels)
+            current = str(file.path), label_signature(file, image_signature, preset_labels)
         except OSError:
             logger.debug("The label of image '%s' went away: %s", image_id, file.path)
             continue
@@ -164,7 +164,7 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
         stray = f"The label {file.path} belongs to no image that the server knows; got image '{image_id}'."
         logger.warning("%s", stray)
         return stray
-    signature = _label_signature(file, image.signature, preset_labels)
+    signature = label_signature(file, image.signature, preset_labels)
     label_info = file.label_info
     if label_info is None and before is not None and before.signature.startswith(f"{file.current_signature()}-"):
         label_info = before.label_info  # the same file as before; the datastore lost what the viewer said of it
@@ -213,7 +213,7 @@ def remove_label(store: Store, image_id: str) -> None:
             session.delete(row)
 
 
-def _label_signature(file: LabelFile, image_signature: str, preset_labels: Mapping[str, int]) -> str:
+def label_signature(file: LabelFile, image_signature: str, preset_labels: Mapping[str, int]) -> str:
     """A label is checked anew when its file, its image or the configured structures change."""
     checked_against = json.dumps([image_signature, preset_labels, *([file.problem] if file.problem else [])])
     return f"{file.current_signature()}-{hashlib.sha256(checked_against.encode()).hexdigest()[:8]}"
