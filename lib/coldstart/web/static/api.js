@@ -1,0 +1,77 @@
+// Talks to the server that the page came from, and to nobody else.
+
+const HERE = new URL("../", import.meta.url);
+const TOKEN = "coldstart-token";
+const PICTURES_KEPT = 300;
+
+/** The server answered, but not with what was asked for; the message is its sentence. */
+export class Refused extends Error {
+  constructor(status, sentence) {
+    super(sentence);
+    this.status = status;
+  }
+}
+
+let onLoginNeeded = () => {};
+
+/** Call back when the server wants to know who asks. */
+export const whenLoginNeeded = callback => { onLoginNeeded = callback; };
+export const isLoggedIn = () => sessionStorage.getItem(TOKEN) !== null;
+
+export function logOut() {
+  sessionStorage.removeItem(TOKEN);
+  location.reload();
+}
+
+export async function logIn(username, password) {
+  const answer = await fetch(new URL("../auth/token", HERE), {
+    method: "POST", body: new URLSearchParams({ username, password }),
+  });
+  if (!answer.ok) throw new Refused(answer.status, await sentence(answer));
+  sessionStorage.setItem(TOKEN, (await answer.json()).access_token);
+}
+
+async function ask(path, query, options = {}) {
+  const address = new URL(`api/${path}`, HERE);
+  for (const [name, value] of Object.entries(query)) if (value !== null) address.searchParams.set(name, value);
+  const token = sessionStorage.getItem(TOKEN);
+  const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
+  const answer = await fetch(address, { ...options, headers });
+  if (answer.ok) return answer;
+  if (answer.status === 401) onLoginNeeded();
+  throw new Refused(answer.status, await sentence(answer));
+}
+
+async function sentence(answer) {
+  const { detail } = await answer.json().catch(() => ({}));
+  if (typeof detail === "string") return detail;
+  return Array.isArray(detail) ? detail.map(one => `${one.loc.at(-1)}: ${one.msg}.`).join(" ")
+    : `The server answered with the error ${answer.status}. Its log says why.`;
+}
+
+export const get = async (path, query = {}, signal = undefined) => (await ask(path, query, { signal })).json();
+
+export const post = async (path, body) => (await ask(path, {}, {
+  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+})).json();
+
+export const blob = async (path, query = {}) => (await ask(path, query)).blob();
+
+// --- Pictures ----------------------------------------------------------------------------------------------------------
+
+const pictures = new Map();
+
+/** Address of a picture, which an `img` can show: fetched with the login, kept for the next time it is looked at. */
+export function picture(path, query) {
+  const key = JSON.stringify([path, query]);
+  const known = pictures.get(key) ?? blob(path, query).then(URL.createObjectURL);
+  pictures.delete(key);
+  pictures.set(key, known);
+  known.catch(() => pictures.delete(key));
+  if (pictures.size > PICTURES_KEPT) {
+    const [oldest, address] = pictures.entries().next().value;
+    pictures.delete(oldest);
+    address.then(URL.revokeObjectURL, () => {});
+  }
+  return known;
+}
