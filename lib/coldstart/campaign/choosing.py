@@ -11,9 +11,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coldstart.campaign.pool import Mask, Pool
-from coldstart.selection import METHODS, acquire_next
+from coldstart.selection import METHODS, acquire_next, score_candidates
 from coldstart.settings import Settings
 from coldstart.store import MethodPlan, Plan
 
@@ -28,12 +29,17 @@ SKIPPED_BEFORE, SHARED = "skipped_before", "shared"
 
 @dataclass
 class Pick:
-    """The image chosen, by its index in the pool, and what the answer says of it."""
+    """The image chosen, by its index in the pool, and what the answer says of it.
+
+    `candidates` holds by name what was compared, one value for each image of the pool, NaN for those that were no
+    candidates; it is empty where nothing was measured.
+    """
 
     index: int
     phase: str
     reason: str
     details: dict[str, Any] = field(default_factory=dict)
+    candidates: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +99,13 @@ def choose(state: State, strategy: StrategyName, alpha: float) -> Pick | None:
     return _free_pick(state, strategy, alpha) or _last_resort(state)
 
 
-def look_ahead(state: State, n: int, strategy: StrategyName, alpha: float) -> list[int]:
-    """Index of each image that the next `n` clicks would be served; what is with somebody already is not among them."""
-    indices: list[int] = []
-    while len(indices) < n and (pick := choose(state, strategy, alpha)) is not None and pick.phase != SHARED:
-        indices.append(pick.index)
+def look_ahead(state: State, n: int, strategy: StrategyName, alpha: float) -> list[Pick]:
+    """What the next `n` clicks would be served; what is with somebody already is not among it."""
+    picks: list[Pick] = []
+    while len(picks) < n and (pick := choose(state, strategy, alpha)) is not None and pick.phase != SHARED:
+        picks.append(pick)
         state = state.after(pick)
-    return indices
+    return picks
 
 
 def explain(state: State, pick: Pick) -> dict[str, Any]:
@@ -177,14 +183,11 @@ def _active_pick(state: State, alpha: float) -> Pick | None:
         return None
     # Skipped images are neither candidates nor selected: they stay out of the distances on both sides.
     pool.spread.follow(pool.on_map & state.taken, candidates)
-    first = state.n_active_picks == 0
+    first, entropy_range = state.n_active_picks == 0, (scoring.minimum, scoring.maximum)
     acquisition = acquire_next(
-        pool.spread,
-        pool.entropy,
-        alpha=alpha,
-        first_by_entropy=first,
-        entropy_range=(scoring.minimum, scoring.maximum),
+        pool.spread, pool.entropy, alpha=alpha, first_by_entropy=first, entropy_range=entropy_range
     )
+    compared = score_candidates(pool.spread, pool.entropy, alpha=alpha, entropy_range=entropy_range)
     index = int(acquisition.indices[0])
     criterion = "highest entropy, first after a new scoring" if first else f"highest score with alpha {alpha:g}"
     mixed = f"entropy {acquisition.entropy[0]:.2f}, distance {acquisition.distance[0]:.2f}"
@@ -201,7 +204,7 @@ def _active_pick(state: State, alpha: float) -> Pick | None:
         "model_version": scoring.model_version,
     }
     reason = f"{criterion} ({mixed})" if candidates.sum() > 1 else "the only candidate left"
-    return Pick(index, ACTIVE, f"active learning: {reason}", details)
+    return Pick(index, ACTIVE, f"active learning: {reason}", details, compared._asdict())
 
 
 def _pick_after_plans(state: State, strategy: StrategyName) -> Pick | None:
@@ -215,17 +218,18 @@ def _farthest_pick(state: State, strategy: StrategyName) -> Pick | None:
     candidates = np.flatnonzero(pool.on_map & state.free)
     if len(candidates) == 0:
         return None
-    index, distance = int(candidates[0]), None
+    index, distance, compared = int(candidates[0]), None, {}
     selected = pool.on_map & state.taken
     if selected.any():
         pool.spread.follow(selected, pool.on_map & state.free)
         index = int(candidates[pool.spread.nearest[candidates].argmax()])
         distance = float(pool.spread.nearest[index])
+        compared = {"distance": np.where(pool.spread.candidates, pool.spread.nearest, np.nan)}
     reason = "plan complete"
     if strategy in ("coldstart_al", "entropy_diversity"):  # the others never come to a model
         reason += ", first model not trained yet" if pool.model_version is None else ", first model not scored yet"
     details = {"cluster": pool.clusters[index], "distance": distance}
-    return Pick(index, PLAN_COMPLETE, f"{reason}: farthest point of the whole map", details)
+    return Pick(index, PLAN_COMPLETE, f"{reason}: farthest point of the whole map", details, compared)
 
 
 def _random_pick(state: State, phase: str, reason: str) -> Pick | None:

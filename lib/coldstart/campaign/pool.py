@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,8 @@ class Pool:
 
     Attributes
     ----------
+    revision : int
+        Another one whenever anything here is, of all pools that a database ever held.
     rows : list of int
         The database row of each image.
     points : ndarray of shape (n_images, n_dims), float
@@ -45,6 +47,7 @@ class Pool:
         The plan in serving order; `planned` holds the index of each, -1 where it may not be served.
     """
 
+    revision: int
     random_state: int
     rows: list[int]
     image_ids: list[str]
@@ -77,6 +80,12 @@ class Pool:
     def spread(self) -> Spread:
         """Distances on the map as the last click left them; for one thread at a time."""
         return Spread(self.points)
+
+    def under(self, plan: Plan, picks: list[PlanPick]) -> Pool:
+        """Return this pool with another plan, and with the same distances: for the same thread."""
+        other = replace(self, plan=plan, picks=picks)
+        vars(other)["spread"] = self.spread
+        return other
 
     @cached_property
     def planned(self) -> NDArray[np.intp]:
@@ -127,7 +136,7 @@ class PoolMemory:
         revisions = dict(session.execute(_REVISIONS).tuples().all())
         pool, labels = self._pool, self._labels
         if pool is None or pool[0] != revisions["pool"]:
-            pool = self._pool = revisions["pool"], _read_pool(session, self._random_state)
+            pool = self._pool = revisions["pool"], _read_pool(session, self._random_state, revisions["pool"])
         if labels is None or labels[0] != revisions["labels"]:
             labels = self._labels = revisions["labels"], _read_labels(session)
         return pool[1], labels[1]
@@ -138,7 +147,7 @@ def _read_labels(session: Session) -> Labels:
     return Labels([row for row, _ in found], [problem for _, problem in found if problem is not None])
 
 
-def _read_pool(session: Session, random_state: int) -> Pool:
+def _read_pool(session: Session, random_state: int, revision: int) -> Pool:
     current = current_map(session)
     plan = current_plan(session)
     scoring = session.scalar(select(Scoring).order_by(Scoring.id.desc()).limit(1))
@@ -158,6 +167,7 @@ def _read_pool(session: Session, random_state: int) -> Pool:
     picks = select(PlanPick).where(PlanPick.plan_id == plan.id).order_by(PlanPick.rank) if plan is not None else None
     aside = [row for row in present if row.problem is not None][:MAX_SET_ASIDE]
     return Pool(
+        revision=revision,
         random_state=random_state,
         rows=[row.id for row in usable],
         image_ids=[row.image_id for row in usable],

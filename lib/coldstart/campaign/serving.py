@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from coldstart.campaign.choosing import ACTIVE, State, StrategyName, choose, explain, look_ahead
+from coldstart.campaign.choices import Choice, SelectionLog
+from coldstart.campaign.choosing import ACTIVE, State, StrategyName, choose, explain
 from coldstart.campaign.pool import PoolMemory
 from coldstart.campaign.reservations import (
     ReservationMemory,
@@ -44,7 +45,7 @@ class Sample:
 class _Click(NamedTuple):
     strategy: StrategyName
     annotator: str | None
-    alpha: float
+    alpha: float | None
     method_plan: MethodPlan | None
 
 
@@ -55,26 +56,38 @@ class Desk:
     ----------
     store : Store
         The campaign's database.
-    settings : Settings
-        The campaign's settings.
+    settings : callable
+        Returns the settings in force, as a session's transaction sees them.
     memory : PoolMemory
         Where the pool is kept between clicks.
     uncounted : mapping of str to bool
         Images that the database does not know to be labelled, or gone (True), or free again (False) yet.
     """
 
-    def __init__(self, store: Store, settings: Settings, memory: PoolMemory, uncounted: Mapping[str, bool]):
+    def __init__(
+        self,
+        store: Store,
+        settings: Callable[[Session], Settings],
+        memory: PoolMemory,
+        uncounted: Mapping[str, bool],
+    ):
         self._store = store
         self._uncounted = uncounted
         self._settings = settings
         self._memory = memory
         self._reservations = ReservationMemory()
         self._unwritten = UnwrittenServings()
+        self._log = SelectionLog()
         # Threads take turns at the database anyway; here they wait in line instead of asking again and again.
         self._turn = threading.Lock()
 
     def next_sample(
-        self, strategy: StrategyName, *, annotator: str | None, alpha: float, method_plan: MethodPlan | None = None
+        self,
+        strategy: StrategyName,
+        *,
+        annotator: str | None,
+        alpha: float | None,
+        method_plan: MethodPlan | None = None,
     ) -> Sample | None:
         """Choose an image by `strategy`, reserve it for the annotator, and say why.
 
@@ -82,8 +95,9 @@ class Desk:
         ----------
         annotator : str or None
             Who asks; None is anonymous. A named annotator who asks again without having saved skips the image before.
-        alpha : float
-            Weight of distance against entropy for this click, in [0, 1] (equation 10 of Levy et al., 2026).
+        alpha : float or None
+            Weight of distance against entropy for this click, in [0, 1] (equation 10 of Levy et al., 2026); None for
+            the campaign's.
         method_plan : MethodPlan, optional
             Of the method that `strategy` names, where it names one of `coldstart.campaign.baselines.BASELINES`.
 
@@ -102,15 +116,12 @@ class Desk:
                     logger.warning("What this click got is not written yet, but remembered: %s", error)
             return self._serve_and_remember(click)
 
-    def next_in_line(self, n: int) -> list[str]:
-        """Ids of the images that the next `n` clicks on the automatic strategy would be served; none is reserved."""
-        with self._turn, self._store.reading() as session:
-            now = time.time()
+    def look(self, session: Session) -> State:
+        """The campaign as the next click would see it; distances on its pool are for clicks alone."""
+        with self._turn:
             reservations = read_reservations(session)
             self._unwritten.apply(reservations)
-            state = self._state(session, now, reservations)
-            indices = look_ahead(state, n, "coldstart_al", self._settings.alpha)
-        return [state.pool.image_ids[index] for index in indices]
+        return self._state(session, time.time(), reservations)
 
     def write_remembered(self) -> None:
         """Write what clicks got while the database could not be written, where there is any and a try is due.
@@ -124,7 +135,7 @@ class Desk:
             if self._unwritten and self._unwritten.try_to_write():
                 try:
                     with self._store.writing() as session:
-                        self._unwritten.write(session)
+                        self._unwritten.write(session, self._log)
                     self._unwritten.clear()
                 except StoreBusyError:
                     self._unwritten.postpone()
@@ -133,13 +144,13 @@ class Desk:
     def _serve(self, click: _Click) -> Sample | None:
         with self._store.writing() as session:
             now = time.time()
-            self._unwritten.write(session)
+            self._unwritten.write(session, self._log)
             reservations = self._reservations.take(session)
             if click.annotator is not None and reservations.skip(click.annotator):
                 skip_open_servings(session, click.annotator, now)
             serving = self._choose(session, click, now, reservations)
             if serving is not None:
-                serving.reserve(reservations, serving.write(session))
+                serving.reserve(reservations, serving.write(session, self._log))
             revision = read_revision(session)
         self._reservations.keep(revision, reservations)
         self._unwritten.clear()
@@ -157,39 +168,37 @@ class Desk:
             self._unwritten.add(serving)
         return _sample(serving)
 
-    def _reserved_since(self, now: float) -> float:
-        return now - 60 * self._settings.reserve_minutes
-
     def _choose(self, session: Session, click: _Click, now: float, reservations: Reservations) -> NewServing | None:
         state = replace(self._state(session, now, reservations), method_plan=click.method_plan)
-        pick = choose(state, click.strategy, click.alpha)
+        alpha = state.settings.alpha if click.alpha is None else click.alpha
+        pick = choose(state, click.strategy, alpha)
         if pick is None:
             return None
-        pool = state.pool
-        return NewServing(
-            pool.image_ids[pick.index],
-            {
-                "image_row": pool.rows[pick.index],
-                "annotator": click.annotator,
-                "strategy": click.strategy,
-                "phase": pick.phase,
-                "why": explain(state, pick),
-                "scoring_id": pool.scoring.id if pick.phase == ACTIVE and pool.scoring is not None else None,
-                "served_at": now,
-            },
-        )
+        pool, why = state.pool, explain(state, pick)
+        values = {
+            "image_row": pool.rows[pick.index],
+            "annotator": click.annotator,
+            "strategy": click.strategy,
+            "phase": pick.phase,
+            "why": why,
+            "scoring_id": pool.scoring.id if pick.phase == ACTIVE and pool.scoring is not None else None,
+            "served_at": now,
+        }
+        choice = Choice.of(state, click.strategy, alpha, pick, why, who=click.annotator, at=now)
+        return NewServing(pool.image_ids[pick.index], values, choice)
 
     def _state(self, session: Session, now: float, reservations: Reservations) -> State:
+        settings = self._settings(session)
         pool, labels = self._memory.read(session)
         labelled = pool.mask(labels.rows)
         if uncounted := dict(self._uncounted):
             for index, image_id in enumerate(pool.image_ids):
                 labelled[index] = uncounted.get(image_id, labelled[index])
         return State(
-            settings=self._settings,
+            settings=settings,
             pool=pool,
             labelled=labelled,
-            reserved=reservations.reserved(self._reserved_since(now)),
+            reserved=reservations.reserved(now - 60 * settings.reserve_minutes),
             skipped=reservations.skipped,
             n_active_picks=reservations.n_active_picks(pool.scoring.id if pool.scoring is not None else None),
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import exists, insert, select, update
 from sqlalchemy.orm import Session
 
+from coldstart.campaign.choices import Choice, SelectionLog
 from coldstart.campaign.inventory import LABELLED
 from coldstart.campaign.reservations import Held, Reservations, skip_open_servings
 from coldstart.store import Image, Label, Scoring, Serving
@@ -19,14 +20,17 @@ _INSERT = insert(Base.metadata.tables["servings"])
 
 @dataclass(frozen=True)
 class NewServing:
-    """What was handed out, before it is written; `values` are the columns of its row."""
+    """What was handed out, before it is written; `values` are the columns of its row, `choice` how it was chosen."""
 
     image_id: str
     values: dict[str, Any]
+    choice: Choice
 
-    def write(self, session: Session) -> int:
-        """Write the row, and return its number."""
-        return session.connection().execute(_INSERT, self.values).lastrowid
+    def write(self, session: Session, log: SelectionLog) -> int:
+        """Write the row and its line of the log, and return the row's number."""
+        number = session.connection().execute(_INSERT, self.values).lastrowid
+        log.write_choice(session, self.choice, serving=number)
+        return number
 
     def reserve(self, reservations: Reservations, order: int) -> None:
         """Make it count for the clicks that follow."""
@@ -75,7 +79,7 @@ class UnwrittenServings:
                 reservations.skip(serving.values["annotator"])
             serving.reserve(reservations, reservations.next_order())
 
-    def write(self, session: Session) -> None:
+    def write(self, session: Session, log: SelectionLog) -> None:
         """Write them as their clicks would have, by the images' ids: the database may have been made anew meanwhile."""
         for serving in self._servings:
             values = dict(serving.values)
@@ -84,8 +88,10 @@ class UnwrittenServings:
             if values["annotator"] is not None:
                 skip_open_servings(session, values["annotator"], values["served_at"])
             if values["image_row"] is not None:
-                NewServing(serving.image_id, values).write(session)
+                replace(serving, values=values).write(session, log)
                 _end_where_labelled(session, values["image_row"])
+            else:
+                log.write_choice(session, serving.choice, serving=None)
 
 
 def _end_where_labelled(session: Session, image_row: int) -> None:

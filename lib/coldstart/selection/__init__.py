@@ -5,7 +5,7 @@ distance on the map. Both follow Levy et al. (2026), arXiv:2601.18532. Every ind
 `points`; every tie goes to the lowest index. Nothing here knows images, files, networks or servers.
 """
 
-from coldstart.selection.acquisition import Acquisition, acquire, acquire_next
+from coldstart.selection.acquisition import Acquisition, CandidateScores, acquire, acquire_next, score_candidates
 from coldstart.selection.apportionment import apportion
 from coldstart.selection.clusters import Clustering, Clusterings, choose_n_clusters
 from coldstart.selection.cold_start import ColdStartPlan, Pick, plan_cold_start
@@ -20,6 +20,7 @@ from coldstart.selection.spread import Spread
 __all__ = [
     "METHODS",
     "Acquisition",
+    "CandidateScores",
     "Clustering",
     "Clusterings",
     "ColdStartPlan",
@@ -36,4 +37,5 @@ __all__ = [
     "farthest_points",
     "image_entropy",
     "plan_cold_start",
+    "score_candidates",
 ]

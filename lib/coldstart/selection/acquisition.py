@@ -164,6 +164,39 @@ def acquire_next(
     return _acquisition([_acquire(spread, normalised, weight, first_by_entropy)])
 
 
+class CandidateScores(NamedTuple):
+    """What a pick was compared with: three arrays of shape (n_samples,), NaN for images that were no candidates.
+
+    Entropy, distance and score are those of `Acquisition`.
+    """
+
+    entropy: Floats
+    distance: Floats
+    score: Floats
+
+
+def score_candidates(
+    spread: Spread, entropy: npt.ArrayLike, *, alpha: float = 0.3, entropy_range: tuple[float, float] | None = None
+) -> CandidateScores:
+    """Return what `acquire_next` compares when it is given the same.
+
+    Parameters
+    ----------
+    spread, entropy, alpha, entropy_range
+        As for `acquire_next`.
+
+    Returns
+    -------
+    scores : CandidateScores
+        Of every candidate.
+    """
+    values = check_values(entropy, "entropy", len(spread.points))
+    compared = _compare(spread, _normalise(values, entropy_range, spread.candidates), _check_alpha(alpha))
+    columns = np.full((3, len(spread.points)), np.nan)
+    columns[:, compared.rows] = compared.entropy, compared.distance, compared.score
+    return CandidateScores(*columns)
+
+
 def _check_alpha(alpha: float) -> float:
     weight = check_number(alpha, "alpha")
     if not 0 <= weight <= 1:
@@ -204,17 +237,28 @@ class _Step(NamedTuple):
     score: float
 
 
-def _acquire(spread: Spread, entropy: Floats, alpha: float, by_entropy: bool) -> _Step:
-    """One pick by equations 9 and 10; `entropy` is normalised."""
-    candidates = np.flatnonzero(spread.candidates)
-    uncertain = entropy[candidates]
+class _Compared(NamedTuple):
+    rows: Indices
+    entropy: Floats
+    distance: Floats
+    score: Floats
+
+
+def _compare(spread: Spread, entropy: Floats, alpha: float) -> _Compared:
+    """Equations 9 and 10; `entropy` is normalised."""
+    rows = np.flatnonzero(spread.candidates)
     if spread.selected.any():
-        relative = spread.nearest[candidates] / (spread.diameter() + EPSILON)
+        relative = spread.nearest[rows] / (spread.diameter() + EPSILON)
     else:
-        relative, by_entropy = np.zeros(len(candidates)), True
-    scores = alpha * relative + (1 - alpha) * uncertain
-    best = (uncertain if by_entropy else scores).argmax()
-    return _Step(int(candidates[best]), uncertain[best], relative[best], scores[best])
+        relative = np.zeros(len(rows))
+    return _Compared(rows, entropy[rows], relative, alpha * relative + (1 - alpha) * entropy[rows])
+
+
+def _acquire(spread: Spread, entropy: Floats, alpha: float, by_entropy: bool) -> _Step:
+    """One pick; `entropy` is normalised."""
+    rows, uncertain, relative, scores = _compare(spread, entropy, alpha)
+    best = (uncertain if by_entropy or not spread.selected.any() else scores).argmax()
+    return _Step(int(rows[best]), uncertain[best], relative[best], scores[best])
 
 
 def _acquisition(steps: list[_Step]) -> Acquisition:
