@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, undefer
@@ -39,11 +39,11 @@ class Baselines:
     ----------
     store : Store
         The campaign's database.
-    settings : Settings
-        The campaign's settings.
+    settings : callable
+        Returns the settings in force, as a session's transaction sees them.
     """
 
-    def __init__(self, store: Store, settings: Settings):
+    def __init__(self, store: Store, settings: Callable[[Session], Settings]):
         self._store = store
         self._settings = settings
         self._unwritten: dict[str, MethodPlan] = {}
@@ -61,60 +61,19 @@ class Baselines:
         """
         with self._turns[name]:  # who asks for the same meanwhile waits for it
             with self._store.reading() as session:
-                current = current_map(session)
+                settings, current = self._settings(session), current_map(session)
                 if current is None:
                     return None
                 before = self._unwritten.get(name) or session.get(MethodPlan, name)
-                if before is not None and self._is_in_force(session, before, current):
+                if before is not None and _is_in_force(session, before, current, settings):
                     return before
                 rows = list(session.scalars(_embedded(current).options(undefer(Image.vector))))
                 taken = taken_rows(session)
             if not rows:
                 return None
-            made = self._make(name, current, rows, taken, before.picks if before is not None else {})
+            made = _make(name, current, rows, taken, before.picks if before is not None else {}, settings)
             self._keep(made)
             return made
-
-    def _is_in_force(self, session: Session, plan: MethodPlan, current: ImageMap) -> bool:
-        settings = self._settings
-        wanted = (current.id, settings.budget, settings.random_state)
-        if (plan.map_id, plan.budget, plan.random_state) != wanted:
-            return False
-        # A budget that is more than the pool held is planned on when images come.
-        return plan.size == plan.budget or plan.size >= (session.scalar(_counted(current)) or 0)
-
-    def _make(
-        self, name: str, current: ImageMap, rows: list[Image], taken: set[int], before: Mapping[str, str]
-    ) -> MethodPlan:
-        ids = [row.image_id for row in rows]
-        labelled = [index for index, row in enumerate(rows) if row.id in taken]
-        size = min(self._settings.budget, len(rows))
-        served = {ids[index] for index in labelled}
-        picks = {image_id: reason for image_id, reason in before.items() if image_id in served}
-        if size > len(labelled):
-            picks |= self._chosen(BASELINES[name], rows, size - len(labelled), labelled)
-        return MethodPlan(
-            method=name,
-            created_at=time.time(),
-            map_id=current.id,
-            budget=self._settings.budget,
-            size=size,
-            random_state=self._settings.random_state,
-            picks=picks,
-        )
-
-    def _chosen(self, method: Method, rows: list[Image], n: int, labelled: list[int]) -> dict[str, str]:
-        vectors = [bytes_to_vector(row.vector) for row in rows if row.vector is not None]
-        points = [bytes_to_vector(row.point, POINT_DTYPE) for row in rows if row.point is not None]
-        seed = self._settings.random_state
-        try:
-            made = method.select(vectors, points, n, labelled=labelled, random_state=seed, **method.options)
-        except (InvalidInputError, MemoryError) as error:
-            why = str(error) if isinstance(error, InvalidInputError) else "The server has not enough memory for that."
-            raise InvalidInputError(
-                f"The strategy '{method.name}' cannot plan the pool's {len(rows)} images; choose another one. {why}"
-            ) from error
-        return {rows[index].image_id: reason for index, reason in zip(made.indices, made.reasons, strict=True)}
 
     def _keep(self, made: MethodPlan) -> None:
         """Write a plan; while that is not possible this process knows it, and another start makes it anew."""
@@ -128,6 +87,48 @@ class Baselines:
             logger.warning("The plan of '%s' is not written, but remembered: %s", made.method, error)
         else:
             self._unwritten.pop(made.method, None)
+
+
+def _is_in_force(session: Session, plan: MethodPlan, current: ImageMap, settings: Settings) -> bool:
+    wanted = (current.id, settings.budget, settings.random_state)
+    if (plan.map_id, plan.budget, plan.random_state) != wanted:
+        return False
+    # A budget that is more than the pool held is planned on when images come.
+    return plan.size == plan.budget or plan.size >= (session.scalar(_counted(current)) or 0)
+
+
+def _make(
+    name: str, current: ImageMap, rows: list[Image], taken: set[int], before: Mapping[str, str], settings: Settings
+) -> MethodPlan:
+    ids = [row.image_id for row in rows]
+    labelled = [index for index, row in enumerate(rows) if row.id in taken]
+    size = min(settings.budget, len(rows))
+    served = {ids[index] for index in labelled}
+    picks = {image_id: reason for image_id, reason in before.items() if image_id in served}
+    if size > len(labelled):
+        picks |= _chosen(BASELINES[name], rows, size - len(labelled), labelled, settings.random_state)
+    return MethodPlan(
+        method=name,
+        created_at=time.time(),
+        map_id=current.id,
+        budget=settings.budget,
+        size=size,
+        random_state=settings.random_state,
+        picks=picks,
+    )
+
+
+def _chosen(method: Method, rows: list[Image], n: int, labelled: list[int], seed: int) -> dict[str, str]:
+    vectors = [bytes_to_vector(row.vector) for row in rows if row.vector is not None]
+    points = [bytes_to_vector(row.point, POINT_DTYPE) for row in rows if row.point is not None]
+    try:
+        made = method.select(vectors, points, n, labelled=labelled, random_state=seed, **method.options)
+    except (InvalidInputError, MemoryError) as error:
+        why = str(error) if isinstance(error, InvalidInputError) else "The server has not enough memory for that."
+        raise InvalidInputError(
+            f"The strategy '{method.name}' cannot plan the pool's {len(rows)} images; choose another one. {why}"
+        ) from error
+    return {rows[index].image_id: reason for index, reason in zip(made.indices, made.reasons, strict=True)}
 
 
 def _embedded(current: ImageMap) -> Select[Image]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from sqlalchemy import select
 
 from coldstart.campaign import fetching, inventory, learning, planning, prelabels, vectors
@@ -24,6 +24,7 @@ from coldstart.campaign.pool import PoolMemory
 from coldstart.campaign.progress import reporter
 from coldstart.campaign.refill import Refill
 from coldstart.campaign.serving import Desk, Sample
+from coldstart.campaign.steering import Lookout, Preview, SteeredSettings, retry_set_aside
 from coldstart.embedding import create_encoder
 from coldstart.exceptions import ModelError, StoreBusyError, StoreError
 from coldstart.segmentation import (
@@ -55,8 +56,8 @@ class Campaign:
 
     Parameters
     ----------
-    settings : Settings
-        The campaign's settings; a click may bring its own alpha.
+    configured : Settings
+        What the preset and `--conf` say; see `coldstart.campaign.steering`. A click may bring its own alpha.
     folder : Path
         Folder of the database and the models.
 
@@ -68,26 +69,33 @@ class Campaign:
         If the list of held-out images cannot be read.
     """
 
-    def __init__(self, settings: Settings, folder: Path):
-        self.settings = settings
+    def __init__(self, configured: Settings, folder: Path):
+        self.configured = configured
         self.folder = folder
-        self.held_out = read_held_out(settings.heldout)
+        self.held_out = read_held_out(configured.heldout)
         self.unknown_held_out: list[str] = []
         self._refill = Refill()
         self.model_problem: str | None = None
         self._model_seen: tuple[Any, ...] = ()
         self.store = Store(folder, partial(self._refill.write, held_out=self.held_out))
-        self._memory = PoolMemory(settings.random_state)
+        self._steered = SteeredSettings(self.store, configured)
+        self._memory = PoolMemory(configured.random_state)
         self._uncounted: dict[str, bool] = {}
         self._out_of_order: str | None = None
-        self._desk = Desk(self.store, settings, self._memory, self._uncounted)
-        self._baselines = Baselines(self.store, settings)
+        self._desk = Desk(self.store, self._steered.read, self._memory, self._uncounted)
+        self._lookout = Lookout(self.store, self._desk)
+        self._baselines = Baselines(self.store, self._steered.read)
         self.model_path = folder / "models" / "attention_unet.pt"
         self.fetch: Fetch = all_are_here
 
     def __reduce__(self) -> tuple[type[Campaign], tuple[Settings, Path]]:
         """Pickle for another process, which opens the database anew."""
-        return Campaign, (self.settings, self.folder)
+        return Campaign, (self.configured, self.folder)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force: those configured, and over them what was chosen while the server ran."""
+        return self._steered.now()
 
     def sync(self, images: Mapping[str, Path | ImageFile], labels: Mapping[str, LabelFile]) -> None:
         """Take over what the datastore shows: images by id, and final labels by image id."""
@@ -187,16 +195,67 @@ class Campaign:
         self, strategy: StrategyName, *, annotator: str | None = None, alpha: float | None = None
     ) -> Sample | None:
         """Choose and reserve the next image; see `coldstart.campaign.serving.Desk` and `prepare`."""
-        chosen = self.settings.alpha if alpha is None else alpha
         plan = self._baselines.plan(strategy) if strategy in BASELINES else None
-        sample = self._desk.next_sample(strategy, annotator=annotator, alpha=chosen, method_plan=plan)
+        sample = self._desk.next_sample(strategy, annotator=annotator, alpha=alpha, method_plan=plan)
         if sample is not None:
             self._refill.note_serving(sample.image_id, sample.why, strategy, annotator)
         return sample
 
     def next_in_line(self, n: int) -> list[str]:
         """Ids of the images that the next `n` clicks would be served; none is reserved by asking."""
-        return self._desk.next_in_line(n)
+        return [coming.image_id for coming in self.preview(n=n).picks]
+
+    def preview(self, *, alpha: float | None = None, budget: int | None = None, n: int = 10) -> Preview:
+        """Tell which images would come next under other values; nothing is written or reserved.
+
+        Parameters
+        ----------
+        alpha, budget : float, int, optional
+            By default those in force.
+        n : int
+            How many images at most.
+
+        Raises
+        ------
+        SettingsError
+            If a value is not valid.
+        """
+        given = {"alpha": alpha, "budget": budget}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        settings = self.settings
+        return self._lookout.preview(settings.override(wanted) if wanted else settings, n)
+
+    def use(self, *, who: str | None, alpha: float | None = None, budget: int | None = None) -> Settings:
+        """Put values in force for the whole campaign, in every process, and return the settings then in force.
+
+        They hold until others are chosen, or `--conf` says something else than now. Another budget carries the plan on
+        or cuts it at once; while images are being embedded, when that has ended.
+
+        Parameters
+        ----------
+        who : str or None
+            Who chose them.
+        alpha, budget : float, int, optional
+            What is left out stays as it is.
+
+        Raises
+        ------
+        SettingsError
+            If a value is not valid.
+        InvalidInputError
+            If none is given.
+        StoreError
+            If the database cannot be written: nothing has changed.
+        """
+        settings = self._steered.use(who=who, alpha=alpha, budget=budget)
+        if budget is not None:
+            with suppress(Timeout), FileLock(self.folder / "embedding.lock", timeout=0):
+                planning.update_plan(self.store, settings, self._lookout.cluster)
+        return settings
+
+    def retry_set_aside(self, image_ids: Collection[str] | None = None) -> int:
+        """Have images that were set aside tried again, all or those given; return how many there are."""
+        return retry_set_aside(self.store, image_ids)
 
     def tasks_to_do(self) -> dict[TaskName, str]:
         """Tasks that have something to do, each with a fingerprint that changes when there is something else to do."""
