@@ -24,6 +24,7 @@ from coldstart.adapters.server import APP_FOLDER, Server
 
 USER, ANNOTATOR, REVIEWER, ADMIN = ROLES
 OPEN, ANY_LOGIN, ANY_ROLE = "open to everybody", "any login", "any role"
+STEERING = "the role of a reviewer or an admin"
 ARCHIVE_PASSWORD = "archive-secret-7391"
 
 # What MONAI Label documents for each route, and what it forgot: the pages, the reload, uploading and deleting a model.
@@ -86,6 +87,9 @@ NEEDED = {
     ("GET", "/coldstart/api/thumbnail"): USER,
     ("GET", "/coldstart/api/preview"): USER,
     ("GET", "/coldstart/api/overlay"): USER,
+    ("GET", "/coldstart/api/next"): USER,
+    ("POST", "/coldstart/api/settings"): STEERING,
+    ("POST", "/coldstart/api/retry"): STEERING,
     ("GET", "/nowhere"): ANY_ROLE,
 }
 CLOSED = {
@@ -225,7 +229,8 @@ def test_each_role_gets_to_the_routes_that_are_meant_for_it(server: Server, real
         "login without a role": (bearer(realm.token(roles=["other"])), {OPEN, ANY_LOGIN}),
     }
     for role in ROLES:
-        who[role] = bearer(realm.token(roles=[role])), {OPEN, ANY_LOGIN, ANY_ROLE, role}
+        steering = {STEERING} if role in (REVIEWER, ADMIN) else set()
+        who[role] = bearer(realm.token(roles=[role])), {OPEN, ANY_LOGIN, ANY_ROLE, role, *steering}
     wrong = []
     for (method, route), needed in NEEDED.items():
         path = route

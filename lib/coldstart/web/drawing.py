@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as Picture
+from PIL import WebPImagePlugin  # noqa: F401  else the first picture waits until Pillow has imported all its formats
 
 from coldstart.images import Image
 from coldstart.segmentation import Model, predict_prepared, prepare_image

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,6 +45,7 @@ NOBODY_WAITS = 499
 
 ImageId = Annotated[str, Query(alias="id", description="id of an image, as MONAI Label lists it")]
 Side = Annotated[int, Query(ge=96, le=256, description="pixels of the square that each plane fits into")]
+Count = Annotated[int, Query(ge=1, le=100, description="how many images")]
 Refused: dict[int | str, dict[str, Any]] = {404: {"model": models.Sentence}}
 
 
@@ -52,6 +54,7 @@ def create_router(page: Page) -> APIRouter:
     router = APIRouter()
     router.include_router(_files())
     router.include_router(_numbers(page))
+    router.include_router(_steering(page))
     router.include_router(_pictures(page))
     return router
 
@@ -59,6 +62,8 @@ def create_router(page: Page) -> APIRouter:
 def _files() -> APIRouter:
     """The page itself, which holds no data: it asks for a name and a password where the server wants them."""
     router, files = APIRouter(prefix=PATH, include_in_schema=False), StaticFiles()
+
+    files.warm_up()
 
     def answer(request: Request, name: str) -> Response:
         file = files.get(name)
@@ -154,6 +159,38 @@ def _state(page: Page) -> models.State:
     return models.State(
         revision=hashlib.blake2b(everything.encode(errors="replace"), digest_size=12).hexdigest(), map_revision=of_map
     )
+
+
+def _steering(page: Page) -> APIRouter:
+    """What comes next under other values is for every reader; to put them in force takes a role."""
+    router = APIRouter(prefix=f"{PATH}/api", tags=[TAG])
+    reader, steerer = [Depends(page.may_read)], [Depends(page.may_steer)]
+    campaign = page.campaign
+
+    def values(wanted: models.Wanted) -> dict[str, Any]:
+        """What is wanted, checked as `--conf` checks it; the error names the key and the value."""
+        given = wanted.model_dump(exclude_none=True)
+        settings = campaign.settings.override(given)
+        return {name: getattr(settings, name) if name in given else None for name in ("alpha", "budget")}
+
+    @router.get("/next", response_model=models.NextAnswer, dependencies=reader)
+    def next_images(request: Request, n: Count = 10, alpha: str | None = None, budget: str | None = None) -> Response:
+        """Tell which images would come next under these values; nothing is reserved by asking."""
+        preview = campaign.preview(**values(models.Wanted(alpha=alpha, budget=budget)), n=n)
+        return answer_json(request, models.NextAnswer.model_validate(asdict(preview)))
+
+    @router.post("/settings", response_model=models.Values, dependencies=steerer)
+    def use(request: Request, wanted: models.Wanted) -> models.Values:
+        """Put values in force for the whole campaign, for everybody and over restarts."""
+        settings = campaign.use(who=page.viewer(request).name, **values(wanted))
+        return models.Values(alpha=settings.alpha, budget=settings.budget)
+
+    @router.post("/retry", response_model=models.Tried, dependencies=steerer)
+    def retry(wanted: models.Retry) -> models.Tried:
+        """Have images that were set aside tried again: those named, or all."""
+        return models.Tried(tried=campaign.retry_set_aside(wanted.image_ids))
+
+    return router
 
 
 def _pictures(page: Page) -> APIRouter:

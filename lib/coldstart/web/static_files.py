@@ -12,6 +12,7 @@ from typing import NamedTuple
 import plotly
 
 FOLDER = Path(__file__).with_name("static")
+LEVEL = 6
 START_PAGE = "index.html"
 PLOTLY = "plotly.min.js"
 _PLOTLY_FILE = Path(plotly.__path__[0]) / "package_data" / PLOTLY
@@ -32,6 +33,10 @@ class StaticFiles:
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._kept: dict[str, tuple[tuple[int, int], StaticFile]] = {}
+
+    def warm_up(self) -> None:
+        """Pack the one large file in a thread, before somebody waits for it."""
+        threading.Thread(target=self.get, args=(PLOTLY,), name="coldstart-pack", daemon=True).start()
 
     def get(self, name: str) -> StaticFile | None:
         """The file of a name; None where there is none."""
@@ -58,4 +63,6 @@ def _read(path: Path) -> StaticFile:
     media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     if path.suffix == ".js":  # a machine's own table may say something that no browser runs
         media_type = "text/javascript"
-    return StaticFile(content, gzip.compress(content), media_type, hashlib.blake2b(content, digest_size=8).hexdigest())
+    return StaticFile(
+        content, gzip.compress(content, LEVEL), media_type, hashlib.blake2b(content, digest_size=8).hexdigest()
+    )
