@@ -11,10 +11,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, undefer
 
+from coldstart.campaign.plan_lines import record_method_plan
 from coldstart.campaign.planning import current_map, pool_of, taken_rows
 from coldstart.exceptions import InvalidInputError, StoreBusyError
 from coldstart.selection import METHODS, Method
@@ -41,11 +43,19 @@ class Baselines:
         The campaign's database.
     settings : callable
         Returns the settings in force, as a session's transaction sees them.
+    remember : callable
+        Takes what could not be written, and calls it with a session as soon as one can write.
     """
 
-    def __init__(self, store: Store, settings: Callable[[Session], Settings]):
+    def __init__(
+        self,
+        store: Store,
+        settings: Callable[[Session], Settings],
+        remember: Callable[[Callable[[Session], None]], None],
+    ):
         self._store = store
         self._settings = settings
+        self._remember = remember
         self._unwritten: dict[str, MethodPlan] = {}
         self._turns = {name: threading.Lock() for name in BASELINES}
 
@@ -71,19 +81,27 @@ class Baselines:
                 taken = taken_rows(session)
             if not rows:
                 return None
-            made = _make(name, current, rows, taken, before.picks if before is not None else {}, settings)
-            self._keep(made)
+            picks = before.picks if before is not None else {}
+            made = make_method_plan(name, current.id, rows, taken, picks, settings)
+            log = partial(record_method_plan, made=made, rows=rows, taken=taken, before=picks, settings=settings)
+            self._keep(made, log)
             return made
 
-    def _keep(self, made: MethodPlan) -> None:
+    def _keep(self, made: MethodPlan, log: Callable[[Session], None]) -> None:
         """Write a plan; while that is not possible this process knows it, and another start makes it anew."""
+
+        def write(session: Session) -> None:
+            current = current_map(session)
+            if current is not None and current.id == made.map_id:
+                session.merge(made)
+            log(session)
+
         try:
             with self._store.writing() as session:
-                current = current_map(session)
-                if current is not None and current.id == made.map_id:
-                    session.merge(made)
+                write(session)
         except StoreBusyError as error:
             self._unwritten[made.method] = made
+            self._remember(write)
             logger.warning("The plan of '%s' is not written, but remembered: %s", made.method, error)
         else:
             self._unwritten.pop(made.method, None)
@@ -97,9 +115,29 @@ def _is_in_force(session: Session, plan: MethodPlan, current: ImageMap, settings
     return plan.size == plan.budget or plan.size >= (session.scalar(_counted(current)) or 0)
 
 
-def _make(
-    name: str, current: ImageMap, rows: list[Image], taken: set[int], before: Mapping[str, str], settings: Settings
+def make_method_plan(
+    name: str, map_id: int, rows: list[Image], taken: set[int], before: Mapping[str, str], settings: Settings
 ) -> MethodPlan:
+    """Have a method plan what the budget leaves room for.
+
+    Parameters
+    ----------
+    name : str
+        One of `BASELINES`.
+    map_id : int
+        The map in force.
+    rows : list of Image
+        The images on it that may be served, with their vectors, by id.
+    taken : set of int
+        Rows of those that were labelled or ever served.
+    before : mapping of str to str
+        The picks of the method's plan before, with their reasons; those that were taken stay.
+
+    Raises
+    ------
+    InvalidInputError
+        If the method cannot plan this pool.
+    """
     ids = [row.image_id for row in rows]
     labelled = [index for index, row in enumerate(rows) if row.id in taken]
     size = min(settings.budget, len(rows))
@@ -110,7 +148,7 @@ def _make(
     return MethodPlan(
         method=name,
         created_at=time.time(),
-        map_id=current.id,
+        map_id=map_id,
         budget=settings.budget,
         size=size,
         random_state=settings.random_state,

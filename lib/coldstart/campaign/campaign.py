@@ -84,7 +84,7 @@ class Campaign:
         self._out_of_order: str | None = None
         self._desk = Desk(self.store, self._steered.read, self._memory, self._uncounted)
         self._lookout = Lookout(self.store, self._desk)
-        self._baselines = Baselines(self.store, self._steered.read)
+        self._baselines = Baselines(self.store, self._steered.read, self._desk.remember)
         self.model_path = folder / "models" / "attention_unet.pt"
         self.fetch: Fetch = all_are_here
 

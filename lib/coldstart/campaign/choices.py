@@ -50,6 +50,7 @@ class Choice:
     ) -> Choice:
         """Take down what `choose(state, strategy, alpha)` gave, and the explanation of it."""
         details = {
+            "image_id": state.pool.image_ids[pick.index],
             "strategy": strategy,
             "alpha": alpha,
             "settings": settings_of_a_choice(state.settings),

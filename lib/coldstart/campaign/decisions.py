@@ -24,6 +24,7 @@ from sqlalchemy import String, bindparam, select
 from sqlalchemy.orm import Session
 
 from coldstart.settings import Settings
+from coldstart.store import Serving
 from coldstart.store.schema import VECTOR_DTYPE, Base
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -34,6 +35,8 @@ SETTINGS_OF_A_CHOICE = (
     *("budget", "alpha", "k_max", "encoder", "projection", "random_state", "reserve_minutes", "labels"),
     *("spatial_dims", "spatial_size"),
 )
+TAKEN_OVER = "taken_over"
+"""Lines of servings that were decided in another database, whose log has how."""
 WIDE = 8
 """Points of more dimensions than this are vectors: the log holds their hashes, the images the vectors themselves."""
 HASH_BYTES = 16
@@ -90,6 +93,26 @@ def record(
     )
     before = session.execute(_LAST_SEAL).scalar() or ""
     return int(session.connection().execute(_INSERT, {**line._asdict(), "seal": line.seal(before)}).lastrowid)
+
+
+def record_taken_over(session: Session, servings: Mapping[str, Serving], source: str) -> None:
+    """Write servings, by image id, that another database logged or none, and say in the log where they come from."""
+    if not servings:
+        return
+    session.add_all(servings.values())
+    session.flush()
+    known = [
+        {
+            "serving": serving.id,
+            "image_id": image_id,
+            "served_at": serving.served_at,
+            "annotator": serving.annotator,
+            "strategy": serving.strategy,
+            "answer": serving.why,
+        }
+        for image_id, serving in servings.items()
+    ]
+    record(session, TAKEN_OVER, {"source": source, "servings": known})
 
 
 class Line(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from coldstart.campaign.decisions import record_taken_over
 from coldstart.exceptions import ImageError, LabelError
 from coldstart.images import read_image
 from coldstart.segmentation import check_label_file
@@ -197,12 +198,12 @@ def take_over_servings(store: Store, served_at: Mapping[str, float]) -> None:
             return
     with store.writing() as session:
         unlabelled = select(Image.image_id, Image.id).outerjoin(Label).where(Label.image.is_(None))
-        for image_id, row in session.execute(unlabelled).tuples().all():
-            if image_id in served_at:
-                noted = Serving(
-                    image_row=row, strategy="unknown", phase="unknown", why={}, served_at=served_at[image_id]
-                )
-                session.add(noted)
+        noted = {
+            image_id: Serving(image_row=row, strategy="unknown", phase="unknown", why={}, served_at=served_at[image_id])
+            for image_id, row in session.execute(unlabelled).tuples().all()
+            if image_id in served_at
+        }
+        record_taken_over(session, noted, "noted by the datastore, in a database without servings")
 
 
 def remove_label(store: Store, image_id: str) -> None:

@@ -14,6 +14,8 @@ from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import Session, undefer
 
 from coldstart.campaign.drafting import Cluster, Ground, is_outdated, pick_values, propose, settle
+from coldstart.campaign.map_lines import record_map, record_placed
+from coldstart.campaign.plan_lines import record_plan
 from coldstart.campaign.vectors import encoder_key
 from coldstart.embedding import Encoder
 from coldstart.projection import fit_projection, place
@@ -83,6 +85,7 @@ def update_map(store: Store, settings: Settings, encoder: Encoder) -> None:
         session.add(made)
         session.flush()
         _write_points(session, made, fitting, points, fitted=True)
+        record_map(session, made, fitting, points, encoder, settings)
     with store.reading() as session:
         rows = list(session.scalars(embedded.order_by(Image.image_id)))
     _place_missing(store, settings, made, rows)
@@ -104,6 +107,7 @@ def _place_missing(store: Store, settings: Settings, current: ImageMap, rows: Se
         if missing:
             _write_points(session, current, missing, points, fitted=False)
             _inherit_clusters(session, missing, points, fitted)
+            record_placed(session, current, missing, basis, points)
 
 
 def _write_points(
@@ -153,6 +157,7 @@ def update_plan(store: Store, settings: Settings, cluster: Cluster = choose_n_cl
         session.add(plan)
         session.flush()
         session.add_all(PlanPick(plan_id=plan.id, rank=rank, **pick) for rank, pick in enumerate(picks))
+        record_plan(session, settings, ground, now, made is not None, plan, picks)
         if made is not None:
             _write_clusters(session, dict(zip(rows, made.labels.tolist(), strict=True)))
 

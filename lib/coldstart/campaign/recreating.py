@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 
-from coldstart.campaign import choices
+from coldstart.campaign import choices, map_lines, plan_lines
 from coldstart.campaign.choices import MEASURED, state_of
 from coldstart.campaign.choosing import State, choose, explain
-from coldstart.campaign.decisions import Arrays, Line, unpack, vector_hash
+from coldstart.campaign.decisions import TAKEN_OVER, Arrays, Line, software, unpack
 from coldstart.campaign.pool import Pool
+from coldstart.campaign.recreating_maps import (
+    GoneError,
+    Recreated,
+    Vectors,
+    alike,
+    recreate_map,
+    recreate_method_plan,
+    recreate_placed,
+    recreate_plan,
+)
 from coldstart.campaign.snapshots import Snapshot, read_snapshot
-from coldstart.store import FormerPoint, Image, Store, bytes_to_vector
+from coldstart.store import Store
 
-Recreated = tuple[bool | None, str]
-"""Whether a decision comes out the same, None where that cannot be told; and a part of a sentence about it."""
-
-TOLERANCE = 1e-9
-"""How much numbers may differ, in relation to themselves: another processor sums in another order."""
 STORED_TOLERANCE = 1e-6
-"""The same for the candidates' scores, which the log holds as float32."""
-
-
-class VectorsGoneError(Exception):
-    """What a decision was made from is not in the database any more."""
+"""How much the candidates' scores may differ, in relation to themselves: the log holds them as float32."""
 
 
 class Recreator:
@@ -51,19 +51,34 @@ class Recreator:
         self._store = store
         self._snapshot: tuple[int, Snapshot] | None = None
         self._pool: tuple[int, Pool] | None = None
+        self._vectors = Vectors(store)
+        self._by_kind: Mapping[str, Callable[[dict[str, Any], Arrays], Recreated]] = {
+            choices.KIND: self._click,
+            map_lines.MAP: partial(recreate_map, vectors=self._vectors),
+            map_lines.PLACED: partial(recreate_placed, vectors=self._vectors, store=store),
+            plan_lines.PLAN: partial(recreate_plan, vectors=self._vectors),
+            plan_lines.METHOD_PLAN: partial(recreate_method_plan, vectors=self._vectors),
+        }
 
     def recreate(self, number: int, line: Line) -> Recreated | None:
         """Decide a line again; None where it holds no decision."""
         details = json.loads(line.text)
+        if line.kind == TAKEN_OVER:
+            self.servings.update(known["serving"] for known in details["servings"])
+        decide = self._by_kind.get(line.kind)
+        if decide is None:
+            return None
         if line.kind == choices.KIND:
             self.servings.add(details["serving"])
-            decide = partial(self._click, line.image_id)
-        else:
-            return None
+            if line.image_id != details["image_id"]:
+                return False, f"the line is about image '{line.image_id}', and '{details['image_id']}' was served"
         try:
-            return decide(details, unpack(line.arrays))
-        except VectorsGoneError as error:
+            same, sentence = decide(details, unpack(line.arrays))
+        except GoneError as error:
             return None, str(error)
+        if same is False and details["software"] != software():
+            sentence += f"; it was decided with {_words(details['software'])}, and this is {_words(software())}"
+        return same, sentence
 
     def candidates(self, details: dict[str, Any], arrays: Arrays) -> dict[str, dict[str, float]]:
         """Return what a click with these details and arrays compared, by image id."""
@@ -79,8 +94,8 @@ class Recreator:
             for index in np.flatnonzero(~np.isnan(columns["distance"]))
         }
 
-    def _click(self, image_id: str | None, details: dict[str, Any], arrays: Arrays) -> Recreated:
-        state = self._state(details, arrays)
+    def _click(self, details: dict[str, Any], arrays: Arrays) -> Recreated:
+        state, image_id = self._state(details, arrays), details["image_id"]
         pool = state.pool
         pick = choose(state, details["strategy"], details["alpha"])
         if pick is None:
@@ -89,7 +104,7 @@ class Recreator:
             return False, f"image '{pool.image_ids[pick.index]}' comes out, and '{image_id}' was served"
         why = explain(state, pick)
         for name in why.keys() | details["answer"].keys():
-            if not _alike(why.get(name), details["answer"].get(name)):
+            if not alike(why.get(name), details["answer"].get(name)):
                 return False, f"the {name} comes out as {why.get(name)!r}, and was {details['answer'].get(name)!r}"
         for name in MEASURED:
             expected = pick.candidates.get(name)
@@ -109,34 +124,12 @@ class Recreator:
                 self._snapshot = line, read_snapshot(session, line, self._snapshot)
             self._pool = None
         if self._pool is None or self._pool[1].random_state != random_state:
-            self._pool = line, self._snapshot[1].pool(random_state, self._vectors)
+            self._pool = line, self._snapshot[1].pool(random_state, self._vectors.table)
         return self._pool[1]
 
-    def _vectors(self, hashes: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Find the vectors with these hashes among those of the images, and of images that were replaced."""
-        with self._store.reading() as session:
-            known = {
-                vector_hash(raw): raw
-                for column in (Image.vector, FormerPoint.vector)
-                for raw in session.scalars(select(column).where(column.is_not(None)))
-                if raw is not None
-            }
-        wanted = [known.get(row.tobytes()) for row in hashes]
-        gone = sum(raw is None for raw in wanted)
-        if gone:
-            raise VectorsGoneError(
-                f"{gone} of {len(wanted)} vectors are not in the database any more: the images were replaced, or "
-                "embedded by another encoder"
-            )
-        vectors = [bytes_to_vector(raw) for raw in wanted if raw is not None]
-        return np.array(vectors, dtype=np.float64)
 
-
-def _alike(value: Any, other: Any) -> bool:
-    """Tell whether two values of an answer are the same, numbers within the tolerance."""
-    if isinstance(value, float) and isinstance(other, float):
-        return math.isclose(value, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-    return bool(value == other)
+def _words(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _close(values: NDArray[Any], others: NDArray[Any]) -> bool:

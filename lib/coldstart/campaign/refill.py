@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from coldstart.campaign.decisions import record_taken_over
 from coldstart.campaign.inventory import LABELLED, SKIPPED, ImageFile, LabelFile, path_of
 from coldstart.store import Image, Label, Serving
 
@@ -49,6 +50,7 @@ class Refill:
         for image_id, file in list(self.labels.items()):
             if (row := rows.get(image_id)) is not None and row not in labelled:
                 session.add(_unchecked(row, file))
+        taken_over: dict[str, Serving] = {}
         latest = {serving["annotator"]: image_id for image_id, serving in self._servings.items()}
         for image_id, serving in list(self._servings.items()):
             if (row := rows.get(image_id)) is None or row in served:
@@ -56,7 +58,8 @@ class Refill:
             skipped = serving["annotator"] is not None and latest[serving["annotator"]] != image_id
             outcome = LABELLED if image_id in self.labels else SKIPPED if skipped else None
             ended_at = None if outcome is None else time.time()
-            session.add(Serving(image_row=row, outcome=outcome, ended_at=ended_at, **serving))
+            taken_over[image_id] = Serving(image_row=row, outcome=outcome, ended_at=ended_at, **serving)
+        record_taken_over(session, taken_over, "known to the server when the database was made anew")
 
 
 def _unchecked(row: int, file: LabelFile) -> Label:

@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy import String, func, select, text, type_coerce
 
 from coldstart.campaign.decisions import Line, unpack
-from coldstart.campaign.recreating import Recreated, Recreator
+from coldstart.campaign.recreating import Recreator
+from coldstart.campaign.recreating_maps import Recreated
 from coldstart.campaign.snapshots import UNREADABLE
 from coldstart.exceptions import InvalidInputError
 from coldstart.store import Image, Serving, Store

@@ -123,6 +123,11 @@ class Desk:
             self._unwritten.apply(reservations)
         return self._state(session, time.time(), reservations)
 
+    def remember(self, write: Callable[[Session], None]) -> None:
+        """Call `write` with a session as soon as the database can be written, before what clicks got is written."""
+        with self._turn:
+            self._unwritten.add_other(write)
+
     def write_remembered(self) -> None:
         """Write what clicks got while the database could not be written, where there is any and a try is due.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,14 +41,15 @@ class NewServing:
 
 
 class UnwrittenServings:
-    """The servings that are remembered, oldest first; used by one thread at a time."""
+    """The servings that are remembered, oldest first, and what else waits; used by one thread at a time."""
 
     def __init__(self) -> None:
         self._servings: list[NewServing] = []
+        self._others: list[Callable[[Session], None]] = []
         self._tried_at = self._next_try = 0.0
 
     def __len__(self) -> int:
-        return len(self._servings)
+        return len(self._servings) + len(self._others)
 
     def try_to_write(self) -> bool:
         """Tell whether to try now; `postpone` says that the try failed."""
@@ -68,9 +70,14 @@ class UnwrittenServings:
         """Remember one."""
         self._servings.append(serving)
 
+    def add_other(self, write: Callable[[Session], None]) -> None:
+        """Remember to call this with a session that writes, before the servings are written."""
+        self._others.append(write)
+
     def clear(self) -> None:
         """Forget them: they were written."""
         self._servings.clear()
+        self._others.clear()
 
     def apply(self, reservations: Reservations) -> None:
         """Make them count as if they had been written."""
@@ -81,6 +88,8 @@ class UnwrittenServings:
 
     def write(self, session: Session, log: SelectionLog) -> None:
         """Write them as their clicks would have, by the images' ids: the database may have been made anew meanwhile."""
+        for write in self._others:
+            write(session)
         for serving in self._servings:
             values = dict(serving.values)
             values["image_row"] = session.scalar(select(Image.id).where(Image.image_id == serving.image_id))
