@@ -14,6 +14,7 @@ import numpy as np
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from coldstart.campaign.decisions import record, software
 from coldstart.campaign.vectors import ProgressCallback, require_files
 from coldstart.exceptions import ImageError, ModelError
 from coldstart.images import Image as PixelImage
@@ -93,6 +94,7 @@ def record_model(store: Store, version: str, details: dict[str, Any]) -> None:
         model = session.scalar(select(Model).where(Model.version == version))
         if model is None:
             session.add(Model(version=version, created_at=time.time(), details=details))
+            record(session, "training", {"model_version": version, **details, "software": software()})
         else:
             model.details = {**model.details, **details}
 
@@ -178,6 +180,9 @@ def _write_entropies(store: Store, version: str, entropies: Mapping[Image, float
         )
         session.add(scoring)
         session.flush()
+        about = ("model_version", "n_images", "minimum", "maximum", "mean")
+        details = {"scoring": scoring.id, **{name: getattr(scoring, name) for name in about}, "software": software()}
+        record(session, "scoring", details)
         for row, entropy in entropies.items():
             unchanged = update(Image).where(Image.image_id == row.image_id, Image.signature == row.signature)
             session.execute(unchanged.values(entropy=entropy, scoring_id=scoring.id))
