@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from coldstart.cli_bench import bench
+from coldstart.cli_campaign import embed, plan
+from coldstart.cli_doctor import doctor
+from coldstart.cli_export import export
+from coldstart.cli_next import next_image
+from coldstart.cli_output import Conf, console, pairs, print_error
+from coldstart.cli_status import map_, replay, status
 from coldstart.exceptions import ColdStartError, InvalidInputError
 
 app = typer.Typer(
@@ -30,13 +34,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 SAMPLE_CHEST = Path(__file__).resolve().parents[2] / "sample-data" / "chest"
 
-Conf = Annotated[
-    list[str] | None, typer.Option("--conf", metavar="KEY VALUE", help="A setting; repeat it for more settings.")
-]
+app.command()(embed)
+app.command()(plan)
+app.command("next")(next_image)
+app.command()(status)
+app.command("map")(map_)
+app.command()(replay)
 
 
 @app.command()
@@ -50,7 +56,7 @@ def demo(
 
     Example: coldstart demo --conf epochs 30
     """
-    settings = {"preset": "sample", **_pairs(conf)}
+    settings = {"preset": "sample", **pairs(conf)}
     held_out = SAMPLE_CHEST / "heldout.txt"
     _simulate(SAMPLE_CHEST, SAMPLE_CHEST / "groundtruth", held_out, output, settings, n_active=5)
 
@@ -70,7 +76,7 @@ def simulate(
 
     Example: coldstart simulate images labels --heldout heldout.txt --conf preset chest_xray --conf epochs 10
     """
-    _simulate(images, labels, heldout, output, _pairs(conf), n_active=active)
+    _simulate(images, labels, heldout, output, pairs(conf), n_active=active)
 
 
 @app.command()
@@ -90,7 +96,7 @@ def serve(
 
     if not is_archive(studies) and not Path(studies).is_dir():
         raise InvalidInputError(f"--studies must be a folder or the address of an archive; got '{studies}'.")
-    settings = _pairs(conf) | ({"preset": preset} if preset else {})
+    settings = pairs(conf, preset)
     load_settings(settings, APP_FOLDER / "configs")  # better said before a server starts than after
     where = studies if is_archive(studies) else Path(studies).resolve()
     command = server_command(where, settings, host=host, port=port)
@@ -99,6 +105,8 @@ def serve(
 
 
 app.command()(bench)
+app.command()(export)
+app.command()(doctor)
 
 
 @app.command()
@@ -230,10 +238,6 @@ def _copy_studies(images: Path, labels: Path, held_out: frozenset[str], output: 
     return studies
 
 
-def _pairs(conf: list[str] | None) -> dict[str, str]:
-    return {key: value for key, _, value in (pair.partition("=") for pair in conf or [])}
-
-
 def _join_conf(arguments: list[str]) -> list[str]:
     """Write `--conf key value`, as MONAI Label takes it, as `--conf key=value`: Typer has no lists of pairs."""
     joined: list[str] = []
@@ -254,7 +258,11 @@ def main() -> None:
     try:
         app(_join_conf(sys.argv[1:]))
     except ColdStartError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        print_error(str(error))
+        sys.exit(2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print_error(f"{where}{error.strerror or error}.")
         sys.exit(2)
 
 

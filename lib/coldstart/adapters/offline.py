@@ -75,7 +75,7 @@ def open_campaign(studies: str, conf: Mapping[str, str], *, begin: bool) -> Open
         _require_images(where)
     campaign = Campaign(settings, folder)
     if where != folder:
-        with _in_sentences():
+        with in_sentences():
             _look(where, campaign, served=served)
     if begin and not served:
         remember(folder, {**(recall(folder) or {}), **conf})
@@ -92,6 +92,8 @@ def require_studies(studies: str) -> Path | str:
     """
     if is_archive(studies):
         return require_archive_address(studies)
+    if any("\ud800" <= character <= "\udfff" for character in studies):
+        raise InvalidInputError(f"STUDIES must be a path in UTF-8, as a database holds it; got {studies!a}.")
     folder = Path(studies).expanduser()
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
@@ -177,7 +179,8 @@ def _look(where: Path | str, campaign: Campaign, *, served: bool) -> None:
 
 
 @contextmanager
-def _in_sentences() -> Iterator[None]:
+def in_sentences() -> Iterator[None]:
+    """Make errors of this package of those that are meant for viewers, and of those of the file system."""
     try:
         yield
     except AppError as error:

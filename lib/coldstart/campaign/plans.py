@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ def find_method(name: str) -> Method:
         If there is none.
     """
     if name not in METHODS:
-        raise InvalidInputError(f"--method must be one of {', '.join(METHODS)}; got '{name}'.")
+        nearest = get_close_matches(name.lower(), METHODS, n=1, cutoff=0.5)
+        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+        raise InvalidInputError(f"--method must be one of {', '.join(METHODS)}; got '{name}'.{hint}")
     return METHODS[name]
 
 

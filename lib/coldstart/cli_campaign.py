@@ -1,0 +1,274 @@
+"""The commands that make a campaign's plan, with or without a server: `embed` and `plan`."""
+
+from __future__ import annotations
+
+import csv
+import getpass
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from coldstart.cli_output import AsJson, Conf, Document, answer, console, pairs, progress_console
+from coldstart.exceptions import ImageError, StoreError
+
+if TYPE_CHECKING:
+    from coldstart.adapters.offline import OpenedCampaign
+    from coldstart.campaign import Campaign
+    from coldstart.campaign.plans import PlanView
+    from coldstart.selection import Method
+
+Studies = Annotated[
+    str, typer.Argument(metavar="STUDIES", help="Folder of the images, or address of a DICOMweb archive.")
+]
+Preset = Annotated[
+    str | None, typer.Option(help="Name of a preset, or path of a YAML file; as configured before without it.")
+]
+LOOK_EVERY_S = 0.3
+
+
+def embed(studies: Studies, preset: Preset = None, conf: Conf = None, as_json: AsJson = False) -> None:
+    """Make a vector of every image, place it on the map, and keep the plan.
+
+    A run that was stopped goes on where it was. Settings that are not given are those that the campaign had before.
+
+    Example: coldstart embed /data/chest --preset chest_xray --conf encoder descriptor
+    """
+    answer(lambda: _embed(open_begun(studies, preset, conf)), _show_embedding, as_json=as_json)
+
+
+def plan(
+    studies: Studies,
+    budget: Annotated[int | None, typer.Option(min=1, help="Images to label, those labelled already counted.")] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="Another method, only to be shown.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for plan.csv and plan.png.")] = Path("plan-output"),
+    preset: Preset = None,
+    conf: Conf = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan which images to label first, and embed before what is not embedded yet.
+
+    The plan is the campaign's: viewers and `coldstart next` follow it, and --budget becomes the campaign's budget.
+    With --method it is only shown what another method would pick now, and nothing is changed.
+
+    Examples: coldstart plan /data/chest --budget 20; coldstart plan /data/chest --budget 20 --method k_means
+    """
+
+    def work() -> Document:
+        from coldstart.campaign.plans import OURS, find_method
+
+        chosen = find_method(method or OURS)
+        return _plan(open_begun(studies, preset, conf), chosen, budget, output)
+
+    answer(work, _show_plan, as_json=as_json)
+
+
+def open_begun(studies: str, preset: str | None, conf: list[str] | None) -> OpenedCampaign:
+    """Open a campaign, or begin one."""
+    from coldstart.adapters import offline
+
+    return offline.open_campaign(studies, pairs(conf, preset), begin=True)
+
+
+def open_campaign(studies: str, preset: str | None, conf: list[str] | None) -> OpenedCampaign:
+    """Open a campaign that was begun."""
+    from coldstart.adapters import offline
+
+    return offline.open_campaign(studies, pairs(conf, preset), begin=False)
+
+
+def _embed(opened: OpenedCampaign) -> Document:
+    from coldstart.campaign.overview import overview
+
+    started = time.monotonic()
+    with watching(opened.campaign, "embedding"):
+        count = opened.campaign.embed()
+    found = overview(opened.campaign)
+    if not found["images"]:
+        _refuse_empty(found)
+    kept = ("images", "held_out", "encoder", "projection", "planned", "budget", "n_set_aside", "set_aside")
+    return {
+        "embedded": count,
+        **{name: found[name] for name in kept},
+        "seconds": round(time.monotonic() - started, 1),
+        "state_dir": str(opened.campaign.folder),
+    }
+
+
+def _refuse_empty(found: Mapping[str, Any]) -> None:
+    if found["set_aside"]:
+        raise ImageError(
+            f"None of the {found['n_set_aside']} images can be used. The first: {found['set_aside'][0]['reason']}"
+        )
+    if found["held_out"]:
+        raise ImageError(f"All {found['held_out']} images are held out; there is none to be labelled.")
+    raise ImageError("There are no images. If they are in an archive, --conf modalities names the series to use.")
+
+
+def _show_embedding(found: Document) -> None:
+    if found["embedded"]:
+        done = f"Embedded {found['embedded']} images with {found['encoder']} in {found['seconds']:.1f} s."
+    else:
+        done = f"Nothing to do: all is embedded with {found['encoder']}."
+    console.print(done, soft_wrap=True, markup=False)
+    held_out = f", {found['held_out']} held out" if found["held_out"] else ""
+    console.print(
+        f"{found['images']} images on the map{held_out}; {found['planned']} of them are planned.   "
+        f"Database: {found['state_dir']}",
+        soft_wrap=True,
+        markup=False,
+    )
+    show_set_aside(found)
+
+
+def show_set_aside(found: Mapping[str, Any], at_most: int = 5) -> None:
+    """Name images that cannot be used, with the reasons."""
+    if not found["n_set_aside"]:
+        return
+    console.print(f"{found['n_set_aside']} set aside:", markup=False)
+    for one in found["set_aside"][:at_most]:
+        console.print(f"  {one['reason']}", soft_wrap=True, markup=False)
+    if found["n_set_aside"] > at_most:
+        console.print(f"  and {found['n_set_aside'] - at_most} more")
+
+
+def _plan(opened: OpenedCampaign, chosen: Method, budget: int | None, output: Path) -> Document:
+    from coldstart.campaign.plans import OURS, plan_by, read_plan
+
+    campaign, ours = opened.campaign, chosen.name == OURS
+    if ours and budget is not None and budget != campaign.settings.budget:
+        campaign.use(who=_user(), budget=budget)
+    _embed(opened)
+    with watching(campaign, chosen.title):
+        view = read_plan(campaign) if ours else plan_by(campaign, chosen, budget or campaign.settings.budget)
+    return _plan_document(campaign, view, output, kept=ours)
+
+
+def _plan_document(campaign: Campaign, view: PlanView, output: Path, *, kept: bool) -> Document:
+    from coldstart.campaign.choosing import ACTIVE, COLD_START
+    from coldstart.campaign.figure import draw_map, map_points
+    from coldstart.campaign.map_table import MapMemory
+
+    with campaign.store.reading() as session:
+        columns = {**(table := MapMemory().read(session, campaign.settings)).fixed, **table.moving}
+    index_of = {image_id: index for index, image_id in enumerate(columns["image_id"])}
+    picks = []
+    for image in view.images:
+        index = index_of[image.image_id]
+        picks.append({**asdict(image), **{name: columns[name][index] for name in ("state", "x", "y")}})
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(output / "plan.csv", list(picks[0]), picks)
+    ranks = {image.image_id: image.rank for image in view.images}
+    phase = COLD_START if "cold_start" in view.method.stages else ACTIVE
+    points = [replace(point, served=ranks.get(point.image_id), phase=phase) for point in map_points(campaign.store)]
+    title = f"{view.method.title}: {len(picks)} of {sum(not point.held_out for point in points)} images"
+    draw_map(points, output / "plan.png", title)
+    status = campaign.status()
+    return {
+        "method": view.method.name,
+        "title": view.method.title,
+        "kept": kept,
+        "budget": view.budget,
+        "images": status["images"],
+        "n_taken": view.n_taken,
+        "n_clusters": status["n_clusters"] if kept else None,
+        "silhouettes": view.silhouettes,
+        "encoder": status["encoder"],
+        "projection": status["projection"],
+        "random_state": campaign.settings.random_state,
+        "picks": picks,
+        "table": str(output / "plan.csv"),
+        "map": str(output / "plan.png"),
+    }
+
+
+def write_csv(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV with a line of names; what is None is left empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _show_plan(found: Document) -> None:
+    table = Table(title=_plan_title(found), title_justify="left")
+    for name, justify in (("rank", "right"), ("image", "left"), ("cluster", "right"), ("why", "left")):
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    table.add_column("distance", justify="right")
+    table.add_column("state")
+    for pick in found["picks"]:
+        cluster = "" if pick["cluster"] is None else str(pick["cluster"])
+        distance = "" if pick["distance"] is None else f"{pick['distance']:.2f}"
+        cells = (str(pick["rank"]), pick["image_id"], cluster, pick["reason"], distance, pick["state"])
+        table.add_row(*map(escape, cells))
+    console.print(table)
+    if found["kept"]:
+        said = "It is the campaign's plan: viewers and `coldstart next` follow it."
+    else:
+        said = "Only shown: the campaign keeps its own plan, and its budget."
+    console.print(f"{said}\nTable: {found['table']}   Map: {found['map']}", soft_wrap=True, markup=False)
+
+
+def _plan_title(found: Document) -> str:
+    title = f"{found['title']}: {len(found['picks'])} of {found['images']} images"
+    if found["n_clusters"]:
+        best = found["silhouettes"].get(str(found["n_clusters"]))
+        title += f", {found['n_clusters']} clusters" + (f" (silhouette {best:.2f})" if best is not None else "")
+    if found["n_taken"]:
+        title += f"; {found['n_taken']} of the budget of {found['budget']} are labelled or were served"
+    elif found["budget"] > len(found["picks"]):
+        title += f"; the budget of {found['budget']} is more than the pool holds"
+    return title
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None  # a container's user may have no name
+
+
+@contextmanager
+def watching(campaign: Campaign, what: str) -> Iterator[None]:
+    """Show how far a long task is, in this process or in a server's: each notes it in the database."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    shown = progress_console.is_terminal
+    ended = threading.Event()
+    with Progress(
+        *columns, TimeElapsedColumn(), console=progress_console, transient=True, disable=not shown
+    ) as progress:
+        bar = progress.add_task(what, total=None)
+        follower = threading.Thread(target=_follow, args=(campaign, progress, bar, ended), daemon=True)
+        follower.start()
+        try:
+            yield
+        except KeyboardInterrupt:
+            progress_console.print("Stopped. What was done is kept; the same command goes on.")
+            raise
+        finally:
+            ended.set()
+            follower.join()
+
+
+def _follow(campaign: Campaign, progress: Progress, bar: Any, ended: threading.Event) -> None:
+    from coldstart.campaign.overview import read_progress
+
+    began_at = time.time()
+    while not ended.wait(LOOK_EVERY_S):
+        try:
+            with campaign.store.reading() as session:
+                tasks = read_progress(session)
+        except StoreError:
+            continue
+        running = {name: task for name, task in tasks.items() if task["updated_at"] >= began_at}
+        if running:
+            name, task = max(running.items(), key=lambda item: float(item[1]["updated_at"]))
+            progress.update(bar, description=name, completed=task["done"], total=task["total"])
