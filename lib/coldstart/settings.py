@@ -54,7 +54,7 @@ class Settings(BaseModel):
         None, description="intensities are cut to this range before the z-score (Hounsfield units for CT)"
     )
 
-    budget: int = Field(10, ge=1, description="images of the cold start, counted in labelled images")
+    budget: int = Field(10, ge=1, le=1_000_000_000, description="images of the cold start, counted in labelled images")
     alpha: float = Field(0.3, ge=0, le=1, description="weight of distance against entropy: 1 distance only, 0 entropy")
     k_max: int = Field(15, ge=1, description="largest number of clusters tried")
     encoder: str = Field(

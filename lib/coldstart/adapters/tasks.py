@@ -92,7 +92,9 @@ class Tasks:
         """Queue what has something to do, is neither waiting nor running, and did not fail a moment ago."""
         self._give_up_lost()
         queued: dict[str, Any] = {}
-        for name, fingerprint in self._campaign.tasks_to_do().items():
+        to_do = self._campaign.tasks_to_do()
+        self._tries = {name: tries for name, tries in self._tries.items() if name in to_do}  # the rest has succeeded
+        for name, fingerprint in to_do.items():
             tries = self._tries.get(name)
             if tries is None or tries.fingerprint != fingerprint:
                 tries = _Tries(fingerprint, 0, 0.0)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from coldstart.campaign import fetching, inventory, learning, planning, prelabels, vectors
 from coldstart.campaign.baselines import BASELINES, Baselines
@@ -77,13 +79,14 @@ class Campaign:
         self._refill = Refill()
         self.model_problem: str | None = None
         self._model_seen: tuple[Any, ...] = ()
-        self.store = Store(folder, partial(self._refill.write, held_out=self.held_out))
+        self.store = Store(folder, self._fill)
         self._steered = SteeredSettings(self.store, configured)
         self._memory = PoolMemory(configured.random_state)
         self._uncounted: dict[str, bool] = {}
         self._out_of_order: str | None = None
         self._desk = Desk(self.store, self._steered.read, self._memory, self._uncounted)
         self._lookout = Lookout(self.store, self._desk)
+        self._replanning = threading.Lock()
         self._baselines = Baselines(self.store, self._steered.read, self._desk.remember)
         self.model_path = folder / "models" / "attention_unet.pt"
         self.fetch: Fetch = all_are_here
@@ -91,6 +94,10 @@ class Campaign:
     def __reduce__(self) -> tuple[type[Campaign], tuple[Settings, Path]]:
         """Pickle for another process, which opens the database anew."""
         return Campaign, (self.configured, self.folder)
+
+    def _fill(self, session: Session) -> None:
+        self._refill.write(session, self.held_out)
+        self._steered.fill(session)
 
     @property
     def settings(self) -> Settings:
@@ -249,9 +256,21 @@ class Campaign:
         """
         settings = self._steered.use(who=who, alpha=alpha, budget=budget)
         if budget is not None:
-            with suppress(Timeout), FileLock(self.folder / "embedding.lock", timeout=0):
-                planning.update_plan(self.store, settings, self._lookout.cluster)
+            self._replan()
         return settings
+
+    def _replan(self) -> None:
+        """Make the plan what the budget asks for; whatever hinders it, the search for work finds it to do."""
+        try:
+            with self._replanning, FileLock(self.folder / "embedding.lock", timeout=0):
+                planning.update_plan(self.store, self.settings, self._lookout.cluster)
+        except (Timeout, StoreError) as error:
+            logger.warning("The plan follows the new budget a little later: %s", error)
+
+    def chosen_settings(self) -> dict[str, dict[str, Any]]:
+        """Settings in force that were chosen while the server ran: `value`, `configured`, `who` and `at` of each."""
+        with self.store.reading() as session:
+            return self._steered.chosen(session)
 
     def retry_set_aside(self, image_ids: Collection[str] | None = None) -> int:
         """Have images that were set aside tried again, all or those given; return how many there are."""

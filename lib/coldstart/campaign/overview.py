@@ -13,7 +13,7 @@ from coldstart.campaign.campaign import Campaign
 from coldstart.campaign.curve import annotator_counts, day_counts, learning_curve
 from coldstart.campaign.map_table import reserved_since
 from coldstart.campaign.pool import MAX_SET_ASIDE
-from coldstart.store import ChosenSetting, Image, Plan, Progress, Revision, Serving
+from coldstart.store import Image, Plan, Progress, Revision, Serving
 
 MAX_PROBLEMS = 100
 """How many labels that cannot be learned from are named with what is wrong."""
@@ -31,7 +31,7 @@ def overview(campaign: Campaign) -> dict[str, Any]:
             "silhouettes": silhouettes or {},
             "served_now": _served_now(session, reserved_since(settings)),
             "n_set_aside": n_set_aside or 0,
-            "chosen": _chosen(session),
+            "chosen": campaign.chosen_settings(),
         }
     phase, sentence = _phase(status)
     return {
@@ -102,10 +102,3 @@ def _served_now(session: Session, since: float) -> list[dict[str, Any]]:
         {"image_id": image_id, "annotator": annotator, "since": at}
         for image_id, annotator, at in session.execute(open_servings).tuples()
     ]
-
-
-def _chosen(session: Session) -> dict[str, Any]:
-    return {
-        row.name: {"value": row.value, "configured": row.configured, "who": row.who, "at": row.at}
-        for row in session.scalars(select(ChosenSetting))
-    }

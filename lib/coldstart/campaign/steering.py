@@ -18,6 +18,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from coldstart.campaign.choosing import ACTIVE, State, explain, look_ahead
+from coldstart.campaign.decisions import record
 from coldstart.campaign.drafting import Ground, is_outdated, pick_values, propose, settle
 from coldstart.campaign.planning import taken_rows
 from coldstart.campaign.pool import Pool
@@ -26,10 +27,12 @@ from coldstart.exceptions import InvalidInputError, StoreError
 from coldstart.selection import Clustering, Clusterings
 from coldstart.settings import Settings
 from coldstart.store import ChosenSetting, Image, PlanPick, Store
+from coldstart.store.schema import Base
 
 _BATCH = 500
 """Ids in one question to the database, which takes no longer lists everywhere."""
-_READ_CHOSEN = select(ChosenSetting.name, ChosenSetting.value, ChosenSetting.configured)
+_CHOSEN = Base.metadata.tables["chosen_settings"]
+_READ_CHOSEN = select(_CHOSEN)  # built once, and on the table: every click reads it
 
 
 class SteeredSettings:
@@ -48,16 +51,20 @@ class SteeredSettings:
         self._store = store
         self._last: tuple[dict[str, Any], Settings] = {}, configured
 
+    def chosen(self, session: Session) -> dict[str, dict[str, Any]]:
+        """Return the choices that hold, by the setting's name: `value`, `configured`, `who` and `at`."""
+        return {
+            one["name"]: {key: one[key] for key in ("value", "configured", "who", "at")}
+            for one in session.execute(_READ_CHOSEN).mappings()
+            if one["configured"] == getattr(self.configured, one["name"])
+        }
+
     def read(self, session: Session) -> Settings:
         """Return what is in force as this session's transaction sees it."""
-        chosen = {
-            name: value
-            for name, value, configured in session.execute(_READ_CHOSEN).tuples()
-            if configured == getattr(self.configured, name)
-        }
+        chosen = self.chosen(session)
         known, settings = self._last
         if chosen != known:
-            settings = self.configured.model_copy(update=chosen)
+            settings = self.configured.model_copy(update={name: one["value"] for name, one in chosen.items()})
             self._last = chosen, settings
         return settings
 
@@ -76,12 +83,21 @@ class SteeredSettings:
         if not wanted:
             raise InvalidInputError("`alpha` or `budget` must be given; got neither. Name the value to use.")
         valid, at = self.configured.override(wanted), time.time()
+        values = {name: getattr(valid, name) for name in wanted}
         with self._store.writing() as session:
-            for name in wanted:
-                value, configured = getattr(valid, name), getattr(self.configured, name)
+            before = self.read(session)
+            for name, value in values.items():
+                configured = getattr(self.configured, name)
                 session.merge(ChosenSetting(name=name, value=value, configured=configured, who=who, at=at))
             session.flush()
+            details = {"before": {name: getattr(before, name) for name in values}, "now": values}
+            record(session, "settings", details, who=who, at=at)
             return self.read(session)
+
+    def fill(self, session: Session) -> None:
+        """Put into a database that is made anew the choices that held in the one before."""
+        there = set(session.scalars(select(ChosenSetting.name)))
+        session.add_all(ChosenSetting(name=name, **one) for name, one in self._last[0].items() if name not in there)
 
 
 @dataclass(frozen=True)
