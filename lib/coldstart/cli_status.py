@@ -114,7 +114,7 @@ def _status_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("labels on", _listed([f"{one['day']} {one['labels']}" for one in found["days"][-7:]])),
         ("encoder, projection", f"{found['encoder']}, {found['projection']}"),
         ("preset, alpha", f"{found['preset']}, {found['alpha']:g}"),
-        ("chosen on the page", _listed(chosen)),
+        ("chosen since", _listed(chosen)),
         ("server", "running" if found["server"] else "none is running"),
         ("database", found["state_dir"]),
     ]

@@ -21,7 +21,7 @@ from coldstart.adapters.errors import AppError
 from coldstart.adapters.server import APP_FOLDER, is_archive
 from coldstart.campaign import Campaign
 from coldstart.campaign.configured import has_server, recall, remember
-from coldstart.exceptions import ImageError, InvalidInputError, SettingsError
+from coldstart.exceptions import ArchiveError, ImageError, InvalidInputError, SettingsError
 from coldstart.images import image_suffix
 from coldstart.segmentation import resolve_device
 from coldstart.settings import Settings, load_settings
@@ -76,7 +76,7 @@ def open_campaign(studies: str, conf: Mapping[str, str], *, begin: bool) -> Open
     campaign = Campaign(settings, folder)
     if where != folder:
         with in_sentences():
-            _look(where, campaign, served=served)
+            _look(where, campaign, served=served, begin=begin)
     if begin and not served:
         remember(folder, {**(recall(folder) or {}), **conf})
     return OpenedCampaign(campaign, served)
@@ -158,21 +158,24 @@ def _require_images(where: Path | str) -> None:
         )
 
 
-def _look(where: Path | str, campaign: Campaign, *, served: bool) -> None:
-    datastore: CampaignDatastore
+def _look(where: Path | str, campaign: Campaign, *, served: bool, begin: bool) -> None:
+    """Let the campaign know what is there, unless a server does."""
     if isinstance(where, str):
-        datastore = ArchiveDatastore(where, campaign)
-    elif served:
-        return
-    else:
+        datastore: CampaignDatastore = ArchiveDatastore(where, campaign)  # images may have to be fetched in any case
+    elif not served:
         datastore = FolderDatastore(str(where), campaign)
     if served:
-        return  # the archive is only there to fetch images from
+        return
     until = time.monotonic() + SETTLES_WITHIN_S
-    datastore.sync()
-    while not datastore.is_settled and time.monotonic() < until:
-        time.sleep(LOOK_EVERY_S)
+    try:
         datastore.sync()
+        while not datastore.is_settled and time.monotonic() < until:
+            time.sleep(LOOK_EVERY_S)
+            datastore.sync()
+    except ArchiveError as error:
+        if begin:
+            raise
+        logger.warning("%s What is known of it is shown.", error)
     if not datastore.is_settled:
         logger.warning("Some files are still being written; they are left out for now.")
     datastore.flush()
