@@ -15,7 +15,9 @@ export class Refused extends Error {
 let onLoginNeeded = () => {};
 
 /** Call back when the server wants to know who asks. */
-export const whenLoginNeeded = callback => { onLoginNeeded = callback; };
+export const whenLoginNeeded = callback => {
+  onLoginNeeded = callback;
+};
 export const isLoggedIn = () => sessionStorage.getItem(TOKEN) !== null;
 
 export function logOut() {
@@ -25,7 +27,8 @@ export function logOut() {
 
 export async function logIn(username, password) {
   const answer = await fetch(new URL("../auth/token", HERE), {
-    method: "POST", body: new URLSearchParams({ username, password }),
+    method: "POST",
+    body: new URLSearchParams({ username, password }),
   });
   if (!answer.ok) throw new Refused(answer.status, await sentence(answer));
   sessionStorage.setItem(TOKEN, (await answer.json()).access_token);
@@ -45,19 +48,29 @@ async function ask(path, query, options = {}) {
 async function sentence(answer) {
   const { detail } = await answer.json().catch(() => ({}));
   if (typeof detail === "string") return detail;
-  return Array.isArray(detail) ? detail.map(one => `${one.loc.at(-1)}: ${one.msg}.`).join(" ")
+  return Array.isArray(detail)
+    ? detail.map(one => `${one.loc.at(-1)}: ${one.msg}.`).join(" ")
     : `The server answered with the error ${answer.status}. Its log says why.`;
 }
 
 export const get = async (path, query = {}, signal = undefined) => (await ask(path, query, { signal })).json();
 
-export const post = async (path, body) => (await ask(path, {}, {
-  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
-})).json();
+export const post = async (path, body) =>
+  (
+    await ask(
+      path,
+      {},
+      {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify(body),
+      },
+    )
+  ).json();
 
 export const blob = async (path, query = {}) => (await ask(path, query)).blob();
 
-// --- Pictures ----------------------------------------------------------------------------------------------------------
+// Pictures
 
 const pictures = new Map();
 

@@ -24,7 +24,9 @@ export function fill(element, ...children) {
 }
 
 /** Say something to whoever hears the page. */
-export const announce = text => { $("live").textContent = text; };
+export const announce = text => {
+  $("live").textContent = text;
+};
 
 export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 
@@ -39,18 +41,22 @@ export function when(seconds) {
   return `${date.toLocaleDateString([], { day: "numeric", month: "short", year: "numeric" })}, ${time}`;
 }
 
-export const who = name => name ?? "somebody without a name";
+export const who = name => name ?? "no name given";
 
 /** Names as the database has them, for people: cold_start, right_lung. */
 export const spaced = name => name.replaceAll("_", " ");
 
-// --- Words with an explanation ---------------------------------------------------------------------------------------
+// Words with an explanation
 
 const tip = $("tip");
 
 /** A word that explains itself: on hovering, on focus and on a tap. */
 export function term(word, explanation) {
-  const button = h("button", { type: "button", class: "term", "data-key": `term-${word}`, "aria-label": `${word}: ${explanation}` }, word);
+  const button = h(
+    "button",
+    { type: "button", class: "term", "data-key": `term-${word}`, "aria-label": `${word}: ${explanation}` },
+    word,
+  );
   const show = () => {
     tip.textContent = explanation;
     tip.hidden = false;
@@ -65,5 +71,7 @@ export function term(word, explanation) {
   return button;
 }
 
-export const hideTip = () => { tip.hidden = true; };
+export const hideTip = () => {
+  tip.hidden = true;
+};
 addEventListener("scroll", hideTip, true);

@@ -1,21 +1,28 @@
 // The page: asks the server whether something changed, and draws what did.
 
-import { blob, get, isLoggedIn, logIn, logOut, Refused, whenLoginNeeded } from "./api.js";
+import { get, isLoggedIn, logIn, logOut, Refused, whenLoginNeeded } from "./api.js";
 import { drawCampaign, drawHeader } from "./campaign.js";
 import { $, announce, fill, h, hideTip } from "./dom.js";
 import { find } from "./find.js";
-import { asPng, dismiss, draw, drawMarks, whole, zoom } from "./map.js";
-import { COLOURS, legend, legendEntries, whenThemeChanges } from "./marks.js";
+import { draw, drawMarks, whole, zoom } from "./map.js";
+import { COLOURS, legend, whenThemeChanges } from "./marks.js";
+import { drawFailure } from "./notice.js";
+import { dismiss } from "./pointing.js";
 import { drawRecord } from "./record.js";
+import { saveCsv, savePng } from "./saving.js";
 import { known, listen, show, shown, tell } from "./state.js";
 import { drawSteer } from "./steer.js";
 
-const POLL_MS = 2000, POLL_HIDDEN_MS = 10000;
+const POLL_MS = 2000,
+  POLL_HIDDEN_MS = 10000;
 const TABS = { image: "Image", next: "What comes next", campaign: "Campaign" };
 
-// --- Asking ------------------------------------------------------------------------------------------------------------
+// Asking
 
-let revision = null, mapRevision = null, heardAt = null, timer = 0;
+let revision = null,
+  mapRevision = null,
+  heardAt = null,
+  timer = 0;
 
 async function poll() {
   clearTimeout(timer);
@@ -28,7 +35,7 @@ async function poll() {
     ]);
     heard();
   } catch (error) {
-    if (error instanceof Refused && error.status === 401) return;  // until somebody has logged in
+    if (error instanceof Refused && error.status === 401) return; // until somebody has logged in
     away(error);
   }
   timer = setTimeout(poll, document.hidden ? POLL_HIDDEN_MS : POLL_MS);
@@ -47,7 +54,8 @@ function takeCampaign(campaign) {
   revision = campaign.revision;
   if (before && before.labelled !== campaign.labelled) announce(`${campaign.labelled} labelled now`);
   for (const task of campaign.tasks) {
-    if (before?.tasks.some(one => one.name === task.name && one.state === "running") && task.state !== "running") announce(`${task.title}: ${task.state}`);
+    if (before?.tasks.some(one => one.name === task.name && one.state === "running") && task.state !== "running")
+      announce(`${task.title}: ${task.state}`);
   }
   tell("campaign");
 }
@@ -59,13 +67,18 @@ function heard() {
 
 function away(error) {
   const since = heardAt ? ` What you see is from ${heardAt.toLocaleTimeString()}.` : "";
-  $("away").textContent = error instanceof Refused ? `${error.message}${since}` : `The server does not answer.${since} The page tries again by itself.`;
+  $("away").textContent =
+    error instanceof Refused
+      ? `${error.message}${since}`
+      : `The server does not answer.${since} The page tries again by itself.`;
   $("away").hidden = false;
 }
 
-addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
+addEventListener("visibilitychange", () => {
+  if (!document.hidden) poll();
+});
 
-// --- Drawing -----------------------------------------------------------------------------------------------------------
+// Drawing
 
 listen(changed => {
   const any = (...names) => names.some(name => changed.has(name));
@@ -81,65 +94,80 @@ listen(changed => {
 });
 
 function unable(error) {
-  fill($("notice"), h("h2", {}, "The map could not be drawn"), h("p", {}, error?.message ?? "Its drawing library did not arrive from the server. Load the page again."));
-  $("notice").hidden = false;
+  drawFailure(error?.message ?? "Its drawing library did not arrive from the server. Load the page again.");
 }
 
 whenThemeChanges(() => tell("colour", "campaign"));
 
-// --- Controls ----------------------------------------------------------------------------------------------------------
+// Controls
 
 function buildColours() {
   if (!(shown.colour in COLOURS)) show({ colour: "cluster" });
-  fill($("colour"), h("legend", {}, "Colour"), Object.entries(COLOURS).map(([name, { word, about }]) => h("label", { title: about },
-    h("input", { type: "radio", name: "colour", value: name, checked: shown.colour === name, change: () => show({ colour: name }) }), h("span", {}, word))));
+  fill(
+    $("colour"),
+    h("legend", {}, "Colour"),
+    Object.entries(COLOURS).map(([name, { word, about }]) =>
+      h(
+        "label",
+        { title: about },
+        h("input", {
+          type: "radio",
+          name: "colour",
+          value: name,
+          checked: shown.colour === name,
+          change: () => show({ colour: name }),
+        }),
+        h("span", {}, word),
+      ),
+    ),
+  );
 }
 
 function buildTools() {
-  const button = (sign, label, click) => h("button", { type: "button", "aria-label": label, title: label, click }, sign);
-  fill($("tools"),
-    button("+", "Zoom in", () => zoom(1 / 1.5)), button("−", "Zoom out", () => zoom(1.5)), button("⤢", "Show the whole map", whole),
-    button("PNG", "Save the map as a picture (PNG)", savePng), button("CSV", "Save the table behind the map (CSV)", saveCsv));
-}
-
-async function savePng() {
-  const { campaign } = known, title = campaign ? `${campaign.preset}: ${campaign.labelled} labelled of ${campaign.images}, coloured by ${COLOURS[shown.colour].word.toLowerCase()}` : "";
-  save(await asPng(title, legendEntries()), "map.png");
-}
-
-async function saveCsv() {
-  try {
-    const address = URL.createObjectURL(await blob("table.csv"));
-    save(address, "map.csv");
-    setTimeout(URL.revokeObjectURL, 10000, address);
-  } catch (error) {
-    away(error);
-  }
-}
-
-function save(address, name) {
-  h("a", { href: address, download: name }).click();
-  announce(`${name} saved`);
+  const button = (sign, label, click) =>
+    h("button", { type: "button", "aria-label": label, title: label, click }, sign);
+  fill(
+    $("tools"),
+    button("+", "Zoom in", () => zoom(1)),
+    button("−", "Zoom out", () => zoom(-1)),
+    button("⤢", "Show the whole map", whole),
+    button("PNG", "Save the map as a picture (PNG)", savePng),
+    button("CSV", "Save the table behind the map (CSV)", () => saveCsv().catch(away)),
+  );
 }
 
 function buildTabs() {
   if (!(shown.tab in TABS)) show({ tab: "campaign" });
   const names = Object.keys(TABS);
-  fill($("tabs"), names.map((name, at) => h("button", {
-    type: "button", role: "tab", id: `tab-button-${name}`, "aria-controls": `tab-${name}`, click: () => show({ tab: name }),
-    keydown: event => {
-      const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (!by) return;
-      show({ tab: names[(at + by + names.length) % names.length] });
-      $(`tab-button-${shown.tab}`).focus();
-    },
-  }, TABS[name])));
+  fill(
+    $("tabs"),
+    names.map((name, at) =>
+      h(
+        "button",
+        {
+          type: "button",
+          role: "tab",
+          id: `tab-button-${name}`,
+          "aria-controls": `tab-${name}`,
+          click: () => show({ tab: name }),
+          keydown: event => {
+            const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+            if (!by) return;
+            show({ tab: names[(at + by + names.length) % names.length] });
+            $(`tab-button-${shown.tab}`).focus();
+          },
+        },
+        TABS[name],
+      ),
+    ),
+  );
   drawTabs();
 }
 
 function drawTabs() {
   for (const name of Object.keys(TABS)) {
-    const chosen = name === shown.tab, button = $(`tab-button-${name}`);
+    const chosen = name === shown.tab,
+      button = $(`tab-button-${name}`);
     button.setAttribute("aria-selected", String(chosen));
     button.tabIndex = chosen ? 0 : -1;
     $(`tab-${name}`).hidden = !chosen;
@@ -148,7 +176,13 @@ function drawTabs() {
 
 function drawAccount() {
   const { user, authentication } = known.campaign;
-  fill($("account"), authentication && [h("span", {}, user.name), isLoggedIn() && h("button", { type: "button", class: "link", "data-key": "logout", click: logOut }, "Log out")]);
+  fill(
+    $("account"),
+    authentication && [
+      h("span", {}, user.name),
+      isLoggedIn() && h("button", { type: "button", class: "link", "data-key": "logout", click: logOut }, "Log out"),
+    ],
+  );
 }
 
 addEventListener("keydown", event => {
@@ -160,14 +194,17 @@ addEventListener("keydown", event => {
   }
 });
 
-// --- Logging in --------------------------------------------------------------------------------------------------------
+// Logging in
 
 const dialog = $("login");
-whenLoginNeeded(() => { if (!dialog.open) dialog.showModal(); });
+whenLoginNeeded(() => {
+  if (!dialog.open) dialog.showModal();
+});
 dialog.addEventListener("cancel", event => event.preventDefault());
 dialog.querySelector("form").addEventListener("submit", async event => {
   event.preventDefault();
-  const form = event.target, problem = form.querySelector(".problem");
+  const form = event.target,
+    problem = form.querySelector(".problem");
   problem.textContent = "";
   try {
     await logIn(form.username.value, form.password.value);
@@ -179,7 +216,7 @@ dialog.querySelector("form").addEventListener("submit", async event => {
   }
 });
 
-// --- Beginning ---------------------------------------------------------------------------------------------------------
+// Beginning
 
 const first = poll();
 buildColours();

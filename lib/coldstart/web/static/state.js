@@ -1,6 +1,14 @@
 // What the page shows (kept in its address, so that it can be bookmarked and sent) and what it knows of the campaign.
 
-const DEFAULTS = { colour: "cluster", tab: "campaign", image: null, alpha: null, budget: null, overlays: "", view: null };
+const DEFAULTS = {
+  colour: "cluster",
+  tab: "campaign",
+  image: null,
+  alpha: null,
+  budget: null,
+  overlays: "",
+  view: null,
+};
 
 /** Behind the '#', which browsers keep to themselves: the names of images reach no log on the way. */
 function read() {
@@ -17,7 +25,9 @@ const listeners = [];
 
 /** Be told of changes: with the set of names of what changed. */
 export const listen = listener => listeners.push(listener);
-export const tell = (...names) => { for (const listener of listeners) listener(new Set(names)); };
+export const tell = (...names) => {
+  for (const listener of listeners) listener(new Set(names));
+};
 
 /** Show something else, and say so in the address. */
 export function show(change) {
@@ -30,7 +40,8 @@ export function show(change) {
 }
 
 addEventListener("hashchange", () => {
-  const now = read(), names = Object.keys(now).filter(name => shown[name] !== now[name]);
+  const now = read(),
+    names = Object.keys(now).filter(name => shown[name] !== now[name]);
   Object.assign(shown, now);
   tell(...names);
 });

@@ -9,20 +9,30 @@ const ASK_AFTER_MS = 150;
 const N_NEXT = 10;
 
 const panel = $("tab-next");
-let asked = null, timer = 0;
+let asked = null,
+  timer = 0;
 let parts = null;
 
 function build() {
   const alpha = h("input", {
-    id: "alpha", type: "range", min: 0, max: 1, step: 0.05,
+    id: "alpha",
+    type: "range",
+    min: 0,
+    max: 1,
+    step: 0.05,
     input: event => tryOut({ alpha: event.target.value }),
   });
   const budget = h("input", {
-    id: "budget", type: "number", min: 1, step: 1, inputmode: "numeric",
+    id: "budget",
+    type: "number",
+    min: 1,
+    step: 1,
+    inputmode: "numeric",
     input: event => tryOut({ budget: event.target.value }),
   });
   parts = {
-    alpha, budget,
+    alpha,
+    budget,
     value: h("output", { for: "alpha" }),
     chosen: h("p", { class: "quiet" }),
     use: h("button", { type: "button", class: "primary", click: use }, "Use this"),
@@ -33,16 +43,36 @@ function build() {
   };
   panel.replaceChildren(
     h("h2", {}, "Which images come next"),
-    h("div", { class: "control" },
+    h(
+      "div",
+      { class: "control" },
       h("label", { for: "alpha" }, "Balance"),
-      term("alpha", "0: the images that the model is most unsure about. 1: those that are least like what was taken already. Between: a mix of both."), parts.value,
+      term(
+        "alpha",
+        "0: what the model is most unsure about. 1: what is least like the images taken already. Between: a mix.",
+      ),
+      parts.value,
       alpha,
-      h("div", { class: "ends", "aria-hidden": "true" }, h("span", {}, "what the model is unsure about"), h("span", {}, "what is unlike the rest"))),
-    h("div", { class: "control row" },
+      h(
+        "div",
+        { class: "ends", "aria-hidden": "true" },
+        h("span", {}, "what the model is unsure about"),
+        h("span", {}, "what is unlike the rest"),
+      ),
+    ),
+    h(
+      "div",
+      { class: "control row" },
       h("label", { for: "budget" }, "First batch"),
-      term("budget", "How many images are chosen by looks alone and labelled before the first model decides."), budget, h("span", {}, "images")),
+      term("budget", "How many images are chosen by looks alone and labelled before the first model decides."),
+      budget,
+      h("span", {}, "images"),
+    ),
     h("div", { class: "actions" }, parts.use, parts.back),
-    parts.said, parts.chosen, parts.sentence, parts.list,
+    parts.said,
+    parts.chosen,
+    parts.sentence,
+    parts.list,
   );
 }
 
@@ -57,7 +87,8 @@ export function drawSteer() {
   const { campaign } = known;
   if (!campaign) return;
   if (!parts) build();
-  const alpha = shown.alpha ?? campaign.alpha, budget = shown.budget ?? campaign.budget;
+  const alpha = shown.alpha ?? campaign.alpha,
+    budget = shown.budget ?? campaign.budget;
   parts.alpha.value = alpha;
   parts.value.textContent = number(Number(alpha));
   parts.alpha.setAttribute("aria-valuetext", `alpha ${number(Number(alpha))}`);
@@ -65,14 +96,25 @@ export function drawSteer() {
   const changed = Number(alpha) !== campaign.alpha || String(budget) !== String(campaign.budget);
   const may = campaign.user.may_steer;
   parts.use.disabled = !changed || !may;
-  parts.use.title = may ? "Make these the campaign's values" : "Reviewers and administrators may change the campaign's values; you can look at what they would do.";
+  parts.use.title = may
+    ? "Make these the campaign's values"
+    : "Reviewers and administrators may change the campaign's values; you can look at what they would do.";
   parts.back.disabled = !changed;
-  const said = Object.entries(campaign.chosen ?? {}).map(([name, one]) =>
-    `${name} ${one.value} was chosen by ${who(one.who)}, ${when(one.at)}; the server was started with ${one.configured}.`);
-  parts.chosen.replaceChildren([
-    changed ? `Tried out here; the campaign uses alpha ${campaign.alpha} and a first batch of ${campaign.budget}.` : "These are the campaign's values.",
-    changed && !may ? "Reviewers and administrators may make others the campaign's." : "", ...said,
-  ].filter(Boolean).join(" "));
+  const said = Object.entries(campaign.chosen ?? {}).map(
+    ([name, one]) =>
+      `${name} ${one.value} was chosen by ${who(one.who)}, ${when(one.at)}, in place of ${one.configured}.`,
+  );
+  parts.chosen.replaceChildren(
+    [
+      changed
+        ? `Tried out here; the campaign uses alpha ${campaign.alpha} and a first batch of ${campaign.budget}.`
+        : "These are the campaign's values.",
+      changed && !may ? "Reviewers and administrators may make others the campaign's." : "",
+      ...said,
+    ]
+      .filter(Boolean)
+      .join(" "),
+  );
   clearTimeout(timer);
   timer = setTimeout(ask, ASK_AFTER_MS, alpha, budget);
 }
@@ -86,7 +128,12 @@ async function ask(alpha, budget) {
     parts.sentence.textContent = next.sentence;
     parts.sentence.classList.remove("problem");
     fill(parts.list, next.picks.map(item));
-    announce(`Next: ${next.picks.slice(0, 3).map(pick => pick.image_id).join(", ")}`);
+    announce(
+      `Next: ${next.picks
+        .slice(0, 3)
+        .map(pick => pick.image_id)
+        .join(", ")}`,
+    );
   } catch (error) {
     if (error.name === "AbortError") return;
     known.picks = [];
@@ -99,13 +146,31 @@ async function ask(alpha, budget) {
 
 function item(pick) {
   const photo = h("img", { alt: "", width: 56, height: 56 });
-  picture("thumbnail", { id: pick.image_id, size: 128 }).then(address => { photo.src = address; }, () => photo.classList.add("missing"));
-  return h("li", {}, h("button", { type: "button", "data-key": `pick-${pick.image_id}`, click: () => show({ image: pick.image_id, tab: "image" }) },
-    photo, h("span", {}, h("b", {}, h("i", { class: "rank" }, pick.rank), pick.image_id), h("small", {}, pick.reason))));
+  picture("thumbnail", { id: pick.image_id, size: 128 }).then(
+    address => {
+      photo.src = address;
+    },
+    () => photo.classList.add("missing"),
+  );
+  return h(
+    "li",
+    {},
+    h(
+      "button",
+      {
+        type: "button",
+        "data-key": `pick-${pick.image_id}`,
+        click: () => show({ image: pick.image_id, tab: "image" }),
+      },
+      photo,
+      h("span", {}, h("b", {}, h("i", { class: "rank" }, pick.rank), pick.image_id), h("small", {}, pick.reason)),
+    ),
+  );
 }
 
 async function use() {
-  const { campaign } = known, body = {};
+  const { campaign } = known,
+    body = {};
   if (shown.alpha !== null && Number(shown.alpha) !== campaign.alpha) body.alpha = Number(shown.alpha);
   if (shown.budget !== null && shown.budget !== String(campaign.budget)) body.budget = Number(shown.budget);
   parts.use.disabled = true;
