@@ -60,15 +60,30 @@ def test_a_choice_yields_when_its_setting_is_configured_otherwise(campaign, make
     assert make_campaign(alpha=0.5).settings.alpha == 0.5
 
 
+def test_a_server_that_is_configured_otherwise_ends_a_choice_for_good(campaign, make_campaign, caplog):
+    campaign.use(who="ann", alpha=0.8, budget=9)
+    make_campaign().end_overruled_choices()
+    assert make_campaign().settings.budget == 9
+    make_campaign(budget=5).end_overruled_choices()
+    assert f"`budget` is 5, as configured now; 9, which was chosen when {BUDGET} was configured" in caplog.text
+    again = make_campaign()
+    assert (again.settings.alpha, again.settings.budget) == (0.8, BUDGET)
+    assert log_of(again)[-1] == (None, {"before": {"budget": 9}, "now": {"budget": 5}})
+
+
+def log_of(campaign) -> list[tuple[str | None, dict]]:
+    with campaign.store.reading() as session:
+        lines = select(Decision.who, Decision.details).where(Decision.kind == "settings").order_by(Decision.id)
+        return list(session.execute(lines).tuples())
+
+
 def test_every_choice_is_in_the_selection_log(campaign):
     campaign.use(who="ann", alpha=0.8)
     campaign.use(who=None, alpha=0.1, budget=9)
-    with campaign.store.reading() as session:
-        lines = session.execute(select(Decision.who, Decision.details).where(Decision.kind == "settings")).tuples()
-        assert list(lines) == [
-            ("ann", {"before": {"alpha": 0.3}, "now": {"alpha": 0.8}}),
-            (None, {"before": {"alpha": 0.8, "budget": BUDGET}, "now": {"alpha": 0.1, "budget": 9}}),
-        ]
+    assert log_of(campaign) == [
+        ("ann", {"before": {"alpha": 0.3}, "now": {"alpha": 0.8}}),
+        (None, {"before": {"alpha": 0.8, "budget": BUDGET}, "now": {"alpha": 0.1, "budget": 9}}),
+    ]
 
 
 @pytest.mark.parametrize(

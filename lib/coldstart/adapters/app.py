@@ -239,6 +239,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             Prelabels(self._datastore).remove_all()
         self._mark = ServerMark(self.campaign.folder)
         remember(self.campaign.folder, self._conf)
+        self.campaign.end_overruled_choices()
         self._watch.begin()
         self._judging.begin_apart()
         super().on_init_complete()

@@ -259,6 +259,13 @@ class Campaign:
             self._replan()
         return settings
 
+    def end_overruled_choices(self) -> None:
+        """Forget what was chosen while `--conf` said something else than now: for a server to do when it starts."""
+        try:
+            self._steered.end_overruled()
+        except StoreError as error:
+            logger.warning("Choices that no longer hold are forgotten at the next start: %s", error)
+
     def _replan(self) -> None:
         """Make the plan what the budget asks for; whatever hinders it, the search for work finds it to do."""
         try:

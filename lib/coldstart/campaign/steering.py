@@ -6,6 +6,7 @@ what it said then. The choices are in the database: they hold in every process, 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Collection
@@ -28,6 +29,8 @@ from coldstart.selection import Clustering, Clusterings
 from coldstart.settings import Settings
 from coldstart.store import ChosenSetting, Image, PlanPick, Store
 from coldstart.store.schema import Base
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 500
 """Ids in one question to the database, which takes no longer lists everywhere."""
@@ -93,6 +96,20 @@ class SteeredSettings:
             details = {"before": {name: getattr(before, name) for name in values}, "now": values}
             record(session, "settings", details, who=who, at=at)
             return self.read(session)
+
+    def end_overruled(self) -> None:
+        """Forget the choices that do not hold, and say so: were `--conf` put back, they would hold again unasked."""
+        with self._store.writing() as session:
+            held = self.chosen(session)
+            overruled = [one for one in session.scalars(select(ChosenSetting)) if one.name not in held]
+            for one in overruled:
+                now = getattr(self.configured, one.name)
+                logger.warning(
+                    "`%s` is %s, as configured now; %s, which was chosen when %s was configured, no longer holds.",
+                    *(one.name, now, one.value, one.configured),
+                )
+                record(session, "settings", {"before": {one.name: one.value}, "now": {one.name: now}})
+                session.delete(one)
 
     def fill(self, session: Session) -> None:
         """Put into a database that is made anew the choices that held in the one before."""
