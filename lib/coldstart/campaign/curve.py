@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coldstart.campaign.helping import Round, Verdict, mean_interval
+from coldstart.campaign.helping import Round, Verdict, mean_interval, still_helping
 from coldstart.store import Image, Judgement, Label, Model, Store
 
 
@@ -110,7 +110,8 @@ def learning_curve(store: Store) -> LearningCurve:
         HeldOutModel(version, one.n_labels, *_mean([*one.dice.values()]), len(one.dice), at)
         for version, at, one in evaluated
     ]
-    return LearningCurve(judged, rounds, heldout, Verdict(None, "It is too early to tell."))
+    verdict = still_helping([one for _, _, one in evaluated], _by_labels(judged))
+    return LearningCurve(judged, rounds, heldout, verdict)
 
 
 def annotator_counts(store: Store) -> list[AnnotatorCount]:
@@ -153,6 +154,14 @@ def _judged(session: Session) -> list[Judged]:
         for image_id, version, n_labels, dice, at, annotator in session.execute(found).tuples()
         if dice is not None
     ]
+
+
+def _by_labels(judged: Sequence[Judged]) -> list[Round]:
+    """Judgements by the number of labels that were learned from, that of the newest last."""
+    found: dict[int, dict[str, float]] = {}
+    for one in judged:
+        found[one.n_labels] = {**found.pop(one.n_labels, {}), one.image_id: one.dice}
+    return [Round(n_labels, dice) for n_labels, dice in found.items()]
 
 
 def _evaluated(session: Session) -> list[tuple[str, float, Round]]:

@@ -181,11 +181,14 @@ def _class_dice(model: Model, sample: Sample, names: Sequence[str]) -> dict[str,
 
     Empty where there is none, or the files cannot be used: there is nothing to try again.
     """
-    with enough_memory(what=f"Judging the label of '{sample.image_id}'", remedy="", error=ModelError):
+    what, remedy = f"Judging the label of image '{sample.image_id}'", "It is tried again by itself."
+    with enough_memory(what=what, remedy=remedy, error=ModelError):
         try:
             image, label = read_sample(sample)
             prediction = segment(model, image)
         except (ImageError, LabelError) as error:
+            if isinstance(error.__cause__, MemoryError):
+                raise error.__cause__ from None
             logger.warning("The label of image '%s' cannot be compared with a prediction: %s", sample.image_id, error)
             return {}
         return {
