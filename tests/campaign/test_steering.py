@@ -354,4 +354,6 @@ def test_what_takes_long_in_a_large_pool_is_kept_for_the_next_preview(tmp_path, 
     monkeypatch.setattr("coldstart.selection.clusters._k_means", lambda *_: pytest.fail("clustered"))
     found = [ids(campaign.preview(budget=budget, n=10)) for budget in (41, 60, 999)]
     assert all(len(set(picks)) == 10 for picks in found)
+    monkeypatch.setattr(drafting, "plan_cold_start", lambda *_, **__: pytest.fail("planned"))
+    assert ids(campaign.preview(budget=999, alpha=0.7, n=10)) == found[-1], "only alpha is another one"
     campaign.store.close()

@@ -161,6 +161,7 @@ class Lookout:
         self._clusterings: Clusterings | None = None
         self._clustering_turn = threading.Lock()
         self._pools: tuple[Pool, Pool] | None = None
+        self._draft: tuple[Pool, int, set[int], Pool] | None = None
 
     def preview(self, settings: Settings, n: int) -> Preview:
         """Return what the next `n` clicks on the automatic strategy would be served under these settings."""
@@ -199,14 +200,18 @@ class Lookout:
 
     def _planned(self, state: State, taken: set[int]) -> Pool:
         """The pool with the plan that it will have under the state's settings."""
-        pool, on_map = state.pool, np.flatnonzero(state.pool.on_map)
+        pool, on_map, budget = state.pool, np.flatnonzero(state.pool.on_map), state.settings.budget
         if pool.map is None or not is_outdated(pool.plan, pool.map.id, len(on_map), state.settings):
             return pool
+        if (draft := self._draft) is not None and draft[0] is pool and draft[1:3] == (budget, taken):
+            return draft[3]  # another alpha for the same budget
         rows = [pool.rows[index] for index in on_map]
         before = [pick_values(pick) for pick in pool.picks]
         ground = Ground(pool.map.id, rows, pool.points[on_map], taken, pool.plan, before)
         plan, picks = settle(ground, propose(ground, state.settings, self.cluster), state.settings)
-        return pool.under(plan, [PlanPick(rank=rank, **pick) for rank, pick in enumerate(picks)])
+        planned = pool.under(plan, [PlanPick(rank=rank, **pick) for rank, pick in enumerate(picks)])
+        self._draft = pool, budget, taken, planned
+        return planned
 
 
 def _sentence(coming: list[Coming], settings: Settings) -> str:
