@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from coldstart.web.curve_models import Curve
+
 ImageState = Literal["pool", "planned", "served", "labelled", "held_out", "set_aside", "skipped"]
 Phase = Literal["before_embedding", "cold_start", "plan_complete", "active", "done"]
 TaskState = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -61,64 +63,6 @@ class Day(BaseModel):
 
     day: str
     labels: int
-
-
-class Judged(BaseModel):
-    """A saved label against the prediction of a model that had learned from `n_labels` others."""
-
-    image_id: str
-    model_version: str
-    n_labels: int
-    dice: float
-    at: float
-    annotator: str | None
-
-
-class Round(BaseModel):
-    """The judged labels of one model, with the 95 % interval of their mean."""
-
-    model_version: str
-    n_labels: int
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-    at: float
-
-
-class HeldOut(BaseModel):
-    """Mean Dice of one model on the held-out images, with its 95 % interval."""
-
-    model_version: str
-    n_labels: int
-    dice: float
-    low: float | None
-    high: float | None
-    n_images: int
-    at: float
-
-
-class Verdict(BaseModel):
-    """Whether more labels still help: in words, by which rule, and how sure that is."""
-
-    helping: bool | None
-    sentence: str
-    rule: str
-    basis: str | None
-    gain: float | None
-    low: float | None
-    high: float | None
-    sure: float | None
-    n: int
-
-
-class Curve(BaseModel):
-    """Dice against the number of labels, oldest first."""
-
-    prequential: list[Judged]
-    rounds: list[Round]
-    heldout: list[HeldOut]
-    verdict: Verdict
 
 
 class User(BaseModel):
