@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,8 @@ _LINE = select(
     *(_LINES.c.id, _LINES.c.at, _LINES.c.kind, _LINES.c.who, _LINES.c.image_id),
     *(type_coerce(_LINES.c.details, String), _LINES.c.arrays, _LINES.c.seal),
 )
-_GUARDS = {"keep_decisions_delete", "keep_decisions_update"}
-"""Triggers that refuse changes and removals."""
+_GUARDS = {"keep_decisions_delete", "keep_decisions_insert", "keep_decisions_update"}
+"""Triggers that refuse changes and removals, and lines in the place of others."""
 _READ_GUARDS = text("SELECT name FROM sqlite_master WHERE type = 'trigger'")
 _ROWS_AT_ONCE = 200
 
@@ -145,12 +145,14 @@ def _replayed(number: int, line: Line, same: bool | None, sentence: str) -> Repl
     return Replayed(number, line.at, line.kind, line.image_id, same, f"{sentence[0].upper()}{sentence[1:]}.")
 
 
-def _unlogged(store: Store, logged: Collection[int]) -> Iterator[Replayed]:
-    """Servings without a line, and a log without its guards."""
+def _unlogged(store: Store, logged: Mapping[int, str]) -> Iterator[Replayed]:
+    """Servings that have no line or another one, and a log without its guards."""
     with store.reading() as session:
-        servings = session.execute(
-            select(Serving.id, Serving.served_at, Image.image_id).join(Image).order_by(Serving.id)
-        ).tuples()
+        servings = (
+            session.execute(select(Serving.id, Serving.served_at, Image.image_id).join(Image).order_by(Serving.id))
+            .tuples()
+            .all()
+        )
         missing = [row for row in servings if row[0] not in logged]
         guards = set(session.scalars(_READ_GUARDS))
     early = [row for row in missing if not logged or row[0] < min(logged)]
@@ -160,6 +162,10 @@ def _unlogged(store: Store, logged: Collection[int]) -> Iterator[Replayed]:
     for serving, at, image_id in missing[len(early) :]:
         sentence = f"Serving {serving} has no line in the log: somebody removed it, or wrote the serving by hand."
         yield Replayed(0, at, "log", image_id, False, sentence)
+    for serving, at, image_id in servings:
+        if logged.get(serving, image_id) != image_id:
+            sentence = f"Serving {serving} is of image '{image_id}', and the log says '{logged[serving]}'."
+            yield Replayed(0, at, "log", image_id, False, sentence)
     for name in sorted(_GUARDS - guards):
         sentence = f"The database does not refuse changes of the log any more: its trigger {name} is gone."
         yield Replayed(0, time.time(), "log", None, False, sentence)

@@ -104,6 +104,11 @@ class Snapshot:
             set_aside={},
         )
 
+    @property
+    def planned_rows(self) -> list[int]:
+        """Database rows of the plan's images, in serving order."""
+        return [pick[_PICK_FIELDS.index("image_row")] for pick in self.picks]
+
     def arrays(self, base: Snapshot | None) -> Arrays:
         """Return what differs from `base`, or everything where there is none; `after` is the inverse."""
         if base is None:
@@ -186,8 +191,10 @@ def read_snapshot(session: Session, line: int, known: tuple[int, Snapshot] | Non
     waiting: list[tuple[dict[str, Any], Arrays]] = []
     number: int | None = line
     while number is not None and (known is None or number != known[0]):
-        text, raw = session.execute(select(_TEXT, _LINES.c.arrays).where(_LINES.c.id == number)).one()
-        waiting.append((json.loads(text), unpack(raw)))
+        found = session.execute(select(_TEXT, _LINES.c.arrays).where(_LINES.c.id == number)).one_or_none()
+        if found is None:
+            raise KeyError(f"line {number} is gone")
+        waiting.append((json.loads(found[0]), unpack(found[1])))
         number = waiting[-1][0]["base"]
     snapshot = known[1] if known is not None and number is not None else None
     for details, arrays in reversed(waiting):

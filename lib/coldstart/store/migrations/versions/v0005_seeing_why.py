@@ -23,9 +23,11 @@ def upgrade() -> None:
         sa.Column("arrays", sa.LargeBinary),
         sa.Column("seal", sa.String, nullable=False),
     )
-    for event in ("update", "delete"):
+    # A line that takes the place of another (REPLACE) is neither an update nor, for triggers, a removal.
+    replaced = "insert ON decisions WHEN EXISTS (SELECT 1 FROM decisions WHERE id = NEW.id)"
+    for event in ("update ON decisions", "delete ON decisions", replaced):
         refused = "SELECT RAISE(ABORT, 'the selection log is only ever added to')"
-        op.execute(f"CREATE TRIGGER keep_decisions_{event} BEFORE {event} ON decisions BEGIN {refused}; END")
+        op.execute(f"CREATE TRIGGER keep_decisions_{event.split()[0]} BEFORE {event} BEGIN {refused}; END")
     op.create_table(
         "judgements",
         sa.Column("image", sa.Integer, sa.ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
