@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -242,7 +243,13 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         self.campaign.end_overruled_choices()
         self._watch.begin()
         self._judging.begin_apart()
+        atexit.register(self._end_judging)
         super().on_init_complete()
+
+    def _end_judging(self) -> None:
+        """Let the image that is being segmented end; Python would break off its thread in the middle of torch."""
+        self._judge.end()
+        self._judging.end()
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from coldstart.exceptions import ColdStartError
 
 logger = logging.getLogger(__name__)
 
+END_LIMIT_S = 10.0
+"""How long the end of the server waits for a step at most."""
 WATCH_EVERY_S = 2.0
 """How often the server looks for new files and for work; nothing is spawned unless there is some."""
 
@@ -26,6 +28,8 @@ class Watch:
     def __init__(self, steps: Mapping[str, Callable[[], object]]):
         self._steps = steps
         self._troubles: dict[str, Exception] = {}
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
 
     @property
     def troubles(self) -> dict[str, str]:
@@ -39,7 +43,14 @@ class Watch:
 
     def begin_apart(self) -> None:
         """Take the steps in a thread from the beginning: what they do may take long."""
-        threading.Thread(target=self._repeat, name="coldstart-watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._repeat, name="coldstart-watch", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Take no further step, and wait a while for the one that is being taken."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(END_LIMIT_S)
 
     def step(self) -> None:
         """Take each step once."""
@@ -65,6 +76,5 @@ class Watch:
         )
 
     def _repeat(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(WATCH_EVERY_S):
+        while not self._ended.wait(WATCH_EVERY_S):
             self.step()
