@@ -150,7 +150,8 @@ class MapWindow:
 
     def picks(self) -> list[str]:
         """Images in the list of what comes next."""
-        return [name.split("\n")[-1] for name in self.panel.locator("ol.next b").all_inner_texts()]
+        names = self.page.evaluate("[...document.querySelectorAll('ol.next b')].map(one => one.lastChild.data)")
+        return [str(name) for name in names]
 
     def said(self) -> str:
         """What somebody hears who does not see the page."""

@@ -14,14 +14,14 @@ const OUTCOMES = { labelled: "labelled", skipped: "skipped" };
 
 const panel = $("tab-image");
 let asked = null;
-let drawnFor = null;
+let drawn = null;
 
 /** Ask for the record of the image that is shown, and draw it. */
 export async function drawRecord() {
   const image_id = shown.image;
   asked?.abort();
   if (image_id === null) {
-    drawnFor = null;
+    drawn = null;
     fill(
       panel,
       h(
@@ -32,15 +32,16 @@ export async function drawRecord() {
     );
     return;
   }
-  if (drawnFor !== image_id) fill(panel, h("h2", {}, image_id), h("p", { class: "quiet" }, "Loading…"));
+  if (drawn?.image_id !== image_id) fill(panel, h("h2", {}, image_id), h("p", { class: "quiet" }, "Loading…"));
   asked = new AbortController();
   try {
     const record = await get("image", { id: image_id }, asked.signal);
-    draw(record);
-    drawnFor = image_id;
+    // Drawn anew only when it is another one than before: the page asks whenever anything in the campaign changes.
+    if (JSON.stringify(record) !== JSON.stringify(drawn)) draw(record);
+    drawn = record;
   } catch (error) {
     if (error.name === "AbortError") return;
-    drawnFor = null;
+    drawn = null;
     fill(panel, h("h2", {}, image_id), h("p", { class: "problem" }, error.message), closing());
   }
 }

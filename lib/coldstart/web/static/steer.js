@@ -28,7 +28,7 @@ function build() {
     min: 1,
     step: 1,
     inputmode: "numeric",
-    input: event => tryOut({ budget: event.target.value }),
+    input: event => tryOut({ budget: event.target.value || null }),
   });
   parts = {
     alpha,
@@ -124,16 +124,14 @@ async function ask(alpha, budget) {
   asked = new AbortController();
   try {
     const next = await get("next", { alpha, budget, n: N_NEXT }, asked.signal);
-    known.picks = next.picks;
     parts.sentence.textContent = next.sentence;
     parts.sentence.classList.remove("problem");
-    fill(parts.list, next.picks.map(item));
-    announce(
-      `Next: ${next.picks
-        .slice(0, 3)
-        .map(pick => pick.image_id)
-        .join(", ")}`,
-    );
+    if (JSON.stringify(next.picks) !== JSON.stringify(known.picks)) {
+      fill(parts.list, next.picks.map(item));
+      const first = next.picks.slice(0, 3).map(pick => pick.image_id);
+      announce(`Next: ${first.join(", ")}`);
+    }
+    known.picks = next.picks;
   } catch (error) {
     if (error.name === "AbortError") return;
     known.picks = [];

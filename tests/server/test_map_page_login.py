@@ -1,0 +1,91 @@
+"""The map page under authentication, in Chromium: who gets in, and who may change the campaign."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+from realm_case import CLIENT_ID, ROLES, RealmServer
+from server_case import CONF, write_case
+
+from coldstart.adapters.server import Server
+from map_window import WAIT_S, MapWindow, chromium, new_context, require_chromium
+
+READER, LEAD = "reader", "lead"
+
+
+@pytest.fixture(scope="module")
+def realm() -> Iterator[RealmServer]:
+    require_chromium()
+    with RealmServer() as realm:
+        token = realm.token
+        realm.token = lambda user: token(user, ROLES if user == LEAD else ROLES[:2])  # type: ignore[method-assign]
+        yield realm
+
+
+@pytest.fixture(scope="module")
+def server(realm: RealmServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("login")
+    for name in ("studies", "truth"):
+        (folder / name).mkdir()
+    for index in range(8):
+        write_case(folder / "studies", folder / "truth", f"case_{index:02d}", index)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MONAI_LABEL_AUTH_ENABLE", "true")
+        environment.setenv("MONAI_LABEL_AUTH_REALM_URI", realm.uri)
+        environment.setenv("MONAI_LABEL_AUTH_CLIENT_ID", CLIENT_ID)
+        with Server(folder / "studies", CONF, folder / "server.log", ready_path="/openapi.json") as running:
+            yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=WAIT_S * 1000)
+    with chromium() as browser:
+        yield browser
+
+
+def log_in(window: MapWindow, name: str, password: str) -> None:
+    window.page.get_by_label("Name").fill(name)
+    window.page.get_by_label("Password").fill(password)
+    window.page.get_by_role("dialog").get_by_role("button", name="Log in").click()
+
+
+def test_nobody_sees_anything_before_the_login(browser: Browser, server: Server, realm: RealmServer) -> None:
+    with new_context(browser) as context, MapWindow(context, server.url) as window:
+        window.visit(tab="campaign")
+        expect(window.page.get_by_role("dialog")).to_be_visible()
+        window.page.keyboard.press("Escape")
+        expect(window.page.get_by_role("dialog")).to_be_visible()
+        assert "case_" not in window.page.content()
+        log_in(window, READER, "wrong")
+        expect(window.page.get_by_role("alert")).to_contain_text("refuses this name and password")
+        log_in(window, READER, realm.password)
+        window.page.locator("#map[data-drawn='8']").wait_for()
+        expect(window.page.locator("#account")).to_contain_text(READER)
+        assert realm.password not in str(window.page.evaluate("Object.values(sessionStorage)"))
+        window.page.get_by_role("button", name="Log out").click()
+        expect(window.page.get_by_role("dialog")).to_be_visible()
+        assert window.elsewhere == []
+
+
+def test_reader_tries_out_but_does_not_change_the_campaign(
+    browser: Browser, server: Server, realm: RealmServer
+) -> None:
+    with new_context(browser) as context, MapWindow(context, server.url) as window:
+        window.visit(tab="next", alpha="0.9")
+        log_in(window, READER, realm.password)
+        expect(window.panel).to_contain_text("Reviewers and administrators may")
+        expect(window.panel.get_by_role("button", name="Use this")).to_be_disabled()
+        expect(window.panel.locator("ol.next li")).not_to_have_count(0)
+        window.wait("document.querySelector('ol.next img').naturalWidth > 0")  # pictures come with the login too
+
+
+def test_lead_makes_values_the_campaigns(browser: Browser, server: Server, realm: RealmServer) -> None:
+    with new_context(browser) as context, MapWindow(context, server.url) as window:
+        window.visit(tab="next", alpha="0.9")
+        log_in(window, LEAD, realm.password)
+        window.panel.get_by_role("button", name="Use this").click()
+        expect(window.panel).to_contain_text(f"alpha 0.9 was chosen by {LEAD}")
