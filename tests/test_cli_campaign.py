@@ -167,6 +167,9 @@ def test_a_new_budget_becomes_the_campaigns(run: Run, studies: Path, tmp_path: P
     cut = run("plan", studies, "--budget", 5, "--output", tmp_path, "--json").document
     assert [pick["image_id"] for pick in cut["picks"]] == [pick["image_id"] for pick in before[:5]]
     assert run("status", studies, "--json").document["budget"] == 5
+    shown = run("plan", studies, "--output", tmp_path).out
+    assert "5 of 20 images" in shown and "the campaign's plan" in shown
+    assert all(pick["image_id"] in shown for pick in cut["picks"])
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "cold_start" in method.stages])

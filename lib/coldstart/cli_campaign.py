@@ -199,16 +199,9 @@ def write_csv(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]
 
 
 def _show_plan(found: Document) -> None:
-    table = Table(title=_plan_title(found), title_justify="left")
-    for name, justify in (("rank", "right"), ("image", "left"), ("cluster", "right"), ("why", "left")):
-        table.add_column(name, justify="right" if justify == "right" else "left")
-    table.add_column("distance", justify="right")
-    table.add_column("state")
+    table = Table("rank", "image", "why", "state", title=_plan_title(found), title_justify="left")
     for pick in found["picks"]:
-        cluster = "" if pick["cluster"] is None else str(pick["cluster"])
-        distance = "" if pick["distance"] is None else f"{pick['distance']:.2f}"
-        cells = (str(pick["rank"]), pick["image_id"], cluster, pick["reason"], distance, pick["state"])
-        table.add_row(*map(escape, cells))
+        table.add_row(*(escape(str(pick[name])) for name in ("rank", "image_id", "reason", "state")))
     console.print(table)
     if found["kept"]:
         said = "It is the campaign's plan: viewers and `coldstart next` follow it."

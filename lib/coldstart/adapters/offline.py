@@ -175,7 +175,7 @@ def _look(where: Path | str, campaign: Campaign, *, served: bool, begin: bool) -
     except ArchiveError as error:
         if begin:
             raise
-        logger.warning("%s What is known of it is shown.", error)
+        logger.warning("%s", error)
     if not datastore.is_settled:
         logger.warning("Some files are still being written; they are left out for now.")
     datastore.flush()
