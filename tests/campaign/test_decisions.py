@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from campaign_case import BUDGET, click, clicks, label, pool
 from sqlalchemy import exc, text
+from test_concurrency import click_in_a_process
 from test_serving_brute_force import held
 from test_unwritten_clicks import write_remembered
 
@@ -190,7 +192,21 @@ def test_database_made_anew_says_where_its_servings_come_from(campaign, pictures
     assert [one for one in replay(campaign.store) if one.same is not True] == []
 
 
-def test_threads_and_processes_write_one_log(campaign, make_campaign):
+def test_processes_write_one_log(campaign):
+    context = multiprocessing.get_context("fork")
+    start, answers = context.Barrier(2), context.Queue()
+    arguments = (campaign.configured, campaign.folder, start, answers)
+    processes = [context.Process(target=click_in_a_process, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    served = [image_id for _ in processes for image_id in answers.get(timeout=60)]
+    for process in processes:
+        process.join(timeout=60)
+    assert sorted(row["image_id"] for row in lines(campaign, "click")) == sorted(served)
+    assert [one for one in replay(campaign.store) if one.same is not True] == []
+
+
+def test_threads_write_one_log(campaign, make_campaign):
     other = make_campaign()
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda index: click((campaign, other)[index % 2], annotator=f"a{index}"), range(24)))
@@ -277,10 +293,11 @@ def test_pool_is_logged_whole_now_and_then_and_read_without_memory(campaign):
             assert found.image_ids == shifted.image_ids
 
 
-def test_pool_line_that_cannot_be_read_fails_no_click(campaign, make_campaign):
+@pytest.mark.parametrize("details", [{"revision": 1, "base": 77, "depth": 1}, {}, [], "x"])
+def test_pool_line_that_cannot_be_read_fails_no_click(campaign, make_campaign, details):
     click(campaign)
     with campaign.store.writing() as session:
-        record(session, "pool", {"revision": 1, "base": 77, "depth": 1})
+        record(session, "pool", details)
     label(campaign, "p00")
     other = make_campaign()
     click(other)
@@ -312,6 +329,12 @@ def test_arrays_come_back_as_they_were():
     for name, values in arrays.items():
         assert again[name].dtype == values.dtype
         np.testing.assert_array_equal(again[name], values)
+
+
+def test_details_that_are_no_json_are_given_as_they_are(campaign):
+    with campaign.store.writing() as session:
+        session.execute(text("INSERT INTO decisions (at, kind, details, seal) VALUES (0, 'x', 'no JSON', '')"))
+    assert list(decision_rows(campaign.store))[-1]["details"] == "no JSON"
 
 
 def test_log_of_a_new_database_is_empty(tmp_path):

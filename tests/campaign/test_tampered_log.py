@@ -242,6 +242,13 @@ def test_other_points_of_a_map_do_not_come_out(tampered):
     assert (found[0].id, found[0].sentence) == (line, "The points come out otherwise.")
 
 
+def test_vectors_that_are_gone_are_said(tampered):
+    tampered.connection.execute("UPDATE images SET vector = x'00000000' WHERE image_id = 'p03'")
+    found = tampered.differing()
+    assert [(one.same, one.kind) for one in found] == [(None, kind) for kind in ("map", "placed", "method_plan")]
+    assert found[0].sentence.startswith(f"1 of {case.N_POOL} vectors are not in the database any more: ")
+
+
 def test_other_checksum_of_the_pool_is_found(tampered):
     line = tampered.lines("map")[0]
     (found,) = change_details(tampered, line, lambda details: details.update(checksum="0" * 64))

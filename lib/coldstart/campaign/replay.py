@@ -101,12 +101,14 @@ def decision_rows(store: Store) -> Iterator[dict[str, Any]]:
     """
     with store.reading() as session:
         last = session.scalar(select(func.max(_LINES.c.id))) or 0
-    columns = (_LINES.c.id, _LINES.c.at, _LINES.c.kind, _LINES.c.who, _LINES.c.image_id, _LINES.c.details)
+    columns = ("id", "at", "kind", "who", "image_id", "details")
+    texts = select(*(_LINES.c[name] for name in columns[:-1]), type_coerce(_LINES.c.details, String))
     for start in range(0, last, _ROWS_AT_ONCE):
         some = _LINES.c.id.between(start + 1, start + _ROWS_AT_ONCE)
         with store.reading() as session:
-            rows = session.execute(select(*columns).where(some).order_by(_LINES.c.id)).mappings().all()
-        yield from (dict(row) for row in rows)
+            rows = session.execute(texts.where(some).order_by(_LINES.c.id)).tuples().all()
+        for row in rows:
+            yield {**dict(zip(columns, row, strict=True)), "details": _details(row[-1])}
 
 
 def candidates(store: Store, line: int) -> dict[str, dict[str, float]]:
@@ -132,6 +134,13 @@ def candidates(store: Store, line: int) -> dict[str, dict[str, float]]:
     if row is None:
         raise InvalidInputError(f"`line` must be the number of a click's line in the log; got {line}.")
     return Recreator(store).candidates(json.loads(row[5]), unpack(row[6]))
+
+
+def _details(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # somebody changed it: `replay` says so
+        return text
 
 
 def _recreated(recreator: Recreator, number: int, line: Line) -> Recreated | None:

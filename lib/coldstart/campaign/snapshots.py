@@ -10,6 +10,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,13 +164,15 @@ class PoolLog:
 
     def line(self, session: Session, pool: Pool) -> int:
         """Return the number of a line that holds this pool, which is written where the last one holds another."""
-        last = session.execute(_LAST).first()
-        details: dict[str, Any] = json.loads(last[1]) if last is not None else {}
+        last, details = session.execute(_LAST).first(), {}
+        if last is not None:
+            with suppress(*UNREADABLE):  # no click fails for what somebody did to the log
+                details = {"revision": None, "depth": WHOLE_EVERY, **json.loads(last[1])}
         if last is not None and details.get("revision") == pool.revision:
             return int(last[0])
-        base, depth = None, int(details.get("depth", 0)) + 1
+        base, depth = None, details.get("depth", WHOLE_EVERY) + 1
         if last is not None and depth < WHOLE_EVERY:
-            base = self._known(session, last[0], details.get("revision"))
+            base = self._known(session, last[0], details["revision"])
         snapshot = Snapshot.of(pool)
         about = {"base": last[0] if last and base else None, "depth": depth if base else 0}
         number = record(session, KIND, {**snapshot.details, **about}, arrays=snapshot.arrays(base))
@@ -177,7 +180,7 @@ class PoolLog:
         return number
 
     def _known(self, session: Session, line: int, revision: object) -> Snapshot | None:
-        """What a line holds; None where somebody made it unreadable: no click fails for that."""
+        """What a line holds; None where somebody made it unreadable."""
         if self._last is not None and (self._last[0], self._last[1].details["revision"]) == (line, revision):
             return self._last[1]
         try:
