@@ -3,9 +3,9 @@
     python benchmarks/page_browser.py
 
 A real server on generated images, as in `page.py`, and headless Chromium on the same machine. "First visit" is a new
-profile of the browser, with nothing in its cache; "again" has the page's files in its cache. Drawn is when every point is
-there. Beside the time on the clock stands the processor's time of all of Chromium's processes, which other work on the
-machine does not add to. There is no graphics card: WebGL is computed on the processor.
+profile of the browser, with nothing in its cache; "again" has the page's files there. Drawn is when every point is.
+Beside the time on the clock stands the processor's time of all of Chromium's processes, which hardly depends on what
+else the machine does. There is no graphics card: WebGL is computed on the processor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Page
 from coldstart.adapters.server import Server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from map_window import MapWindow, chromium, new_context  # noqa: E402
+from map_window import MapWindow, chromium, new_context
 
 RESULTS = Path(__file__).parent / "results"
 N_MOVES = 40
@@ -135,8 +135,8 @@ def table(result: dict) -> str:
     lines = [
         "# The map page in a browser",
         "",
-        "`python benchmarks/page_browser.py`: headless Chromium and a real server on one machine, from the address to the",
-        "last drawn point; processor time is that of all of Chromium's processes. WebGL is computed on the processor.",
+        "`python benchmarks/page_browser.py`: headless Chromium and a real server on one machine, from the address to",
+        "the last point drawn; processor time is that of all of Chromium's processes. It computes WebGL, too.",
         "",
         f"{result['hardware']}.",
         "",

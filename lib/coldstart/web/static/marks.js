@@ -4,7 +4,7 @@
 // and 'light' (on black) for clusters, cividis for amounts. None of them is the only sign: kinds have shapes, clusters
 // have their numbers on the map, amounts are in the card and in the record.
 
-import { count, h, spaced, term } from "./dom.js";
+import { count, h, number, spaced, term } from "./dom.js";
 import { known, shown } from "./state.js";
 
 /** What can become of an image, in the order in which it is drawn, from below: shape, word, explanation. */
@@ -125,7 +125,8 @@ function kindColour(kind, name) {
 export function colourOf(row) {
   const { map } = known,
     look = theme();
-  if (shown.colour === "entropy") return map.entropy[row] === null ? look.none : amountColour(map.entropy[row]);
+  if (shown.colour === "entropy")
+    return map.entropy[row] === null ? look.none : amountColour(map.entropy[row], amountRange());
   if (shown.colour === "cluster") return clusterColour(map.cluster[row]);
   return kindColour(shown.colour, map[shown.colour][row]);
 }
@@ -136,7 +137,19 @@ export const clusterColour = cluster =>
 const steps = Array.from({ length: 65 }, (_, step) => mixed(step / 64));
 
 /** 65 steps are more than anybody tells apart, and the same text for the same colour is drawn faster. */
-const amountColour = share => steps[Math.round(Math.max(0, Math.min(1, share)) * 64)];
+const amountColour = (amount, [low, high]) => steps[Math.round((64 * (amount - low)) / Math.max(high - low, 1e-9))];
+
+/** From the surest image to the least sure one: models that have learned something differ little between 0 and 1. */
+let range = { of: null, is: [0, 1] };
+function amountRange() {
+  const { entropy } = known.map;
+  if (range.of !== entropy) {
+    const amounts = entropy.filter(amount => amount !== null);
+    const widen = ([low, high], amount) => [Math.min(low, amount), Math.max(high, amount)];
+    range = { of: entropy, is: amounts.length ? amounts.reduce(widen, [1, 0]) : [0, 1] };
+  }
+  return range.is;
+}
 
 function mixed(share) {
   const at = Math.min(share * (CIVIDIS.length - 1), CIVIDIS.length - 1.001),
@@ -218,13 +231,9 @@ export function legend() {
       one.about ? term(one.word, one.about) : h("span", {}, one.word),
       h("b", {}, one.n.toLocaleString()),
     );
-  const ramp = h(
-    "li",
-    { class: "ramp" },
-    "sure",
-    h("i", { style: `background: linear-gradient(90deg, ${CIVIDIS})` }),
-    "unsure",
-  );
+  const ends = amountRange().map(amount => number(amount));
+  const bar = h("i", { style: `background: linear-gradient(90deg, ${CIVIDIS})` });
+  const ramp = h("li", { class: "ramp" }, `${ends[0]}, sure`, bar, `${ends[1]}, unsure`);
   const heading = term(COLOURS[shown.colour].word, COLOURS[shown.colour].about);
   if (shown.colour === "state") return [h("ul", { "aria-label": "Shapes and colours" }, shapes.map(shape))];
   return [

@@ -2,7 +2,7 @@
 
 import { get, picture, post } from "./api.js";
 import { drawMarks } from "./map.js";
-import { $, announce, fill, h, number, term, when, who } from "./dom.js";
+import { $, announce, fill, h, number, term, when } from "./dom.js";
 import { known, show, shown } from "./state.js";
 
 const ASK_AFTER_MS = 150;
@@ -102,7 +102,7 @@ export function drawSteer() {
   parts.back.disabled = !changed;
   const said = Object.entries(campaign.chosen ?? {}).map(
     ([name, one]) =>
-      `${name} ${one.value} was chosen by ${who(one.who)}, ${when(one.at)}, in place of ${one.configured}.`,
+      `${name} ${one.value} was chosen ${one.who ? `by ${one.who}, ` : ""}${when(one.at)}, in place of ${one.configured}.`,
   );
   parts.chosen.replaceChildren(
     [
