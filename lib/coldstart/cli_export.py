@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coldstart.campaign.exporting import Format
     from coldstart.settings import Settings
 
+FORMATS: dict[str, Format] = {"nnunet": "nnunet", "monai": "monai"}
 MAX_NAMED = 10
 """Images left out that are named with their reason on a terminal; the JSON document and `selection.csv` name all."""
 
@@ -54,14 +55,15 @@ def _export(
     number: int | None,
     channel: str | None,
 ) -> Document:
-    from coldstart.adapters.offline import require_studies
+    if form not in FORMATS:
+        raise InvalidInputError(f"--format must be {' or '.join(FORMATS)}; got '{form}'.")
+    where = _studies(studies)
     from coldstart.campaign import read_held_out
     from coldstart.campaign.exporting import collect, dataset_folder, export_dataset
     from coldstart.segmentation import class_names
     from coldstart.store import FILE_NAME, Store
 
-    chosen = _format(form)
-    where = require_studies(studies)
+    chosen = FORMATS[form]
     settings, state = _settings(where, given)
     folder, called = dataset_folder(output, chosen, name, number, str(where))
     store = Store(state) if (state / FILE_NAME).is_file() else None
@@ -99,13 +101,18 @@ def _export(
     }
 
 
-def _format(form: str) -> Format:
-    from coldstart.campaign.exporting import LAYOUTS
+def _studies(studies: str) -> Path | str:
+    """The address of an archive, or the absolute path of a folder."""
+    from coldstart.adapters.server import is_archive
 
-    for known in LAYOUTS:
-        if form == known:
-            return known
-    raise InvalidInputError(f"--format must be {' or '.join(LAYOUTS)}; got '{form}'.")
+    if is_archive(studies):
+        from coldstart.adapters.archive_client import require_archive_address
+
+        return require_archive_address(studies)
+    folder = Path(studies).expanduser()
+    if not folder.is_dir():
+        raise InvalidInputError(f"STUDIES must be a folder of images, or the address of an archive; got '{studies}'.")
+    return folder.resolve()
 
 
 def _settings(where: Path | str, given: dict[str, str]) -> tuple[Settings, Path]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from coldstart.doctor.cards import check_cards
 from coldstart.doctor.finding import Finding, State, short
 from coldstart.doctor.machine import check_app, check_dcmqi, check_disk, check_memory, check_port, check_python
-from coldstart.doctor.packages import check_packages
+from coldstart.doctor.packages import check_imports, check_versions
 from coldstart.doctor.studies import (
     Asked,
     check_archive,
@@ -55,7 +55,8 @@ def examine(studies: str | None, conf: Mapping[str, str], port: int) -> Iterator
     folders["temporary files"] = Path(tempfile.gettempdir())
     looks: list[Callable[[], Iterator[Finding]]] = [
         check_python,
-        check_packages,
+        check_versions,
+        check_imports,
         partial(check_cards, str(settings.get("device", "auto"))),
         check_memory,
         partial(check_disk, folders),

@@ -38,13 +38,12 @@ _TOO_NEW = {
 }
 
 
-def check_packages() -> Iterator[Finding]:
-    """Look at the installed versions, at what is known to go wrong, and at what can be imported."""
+def check_versions() -> Iterator[Finding]:
+    """Look at the installed versions, and at what is known to go wrong."""
     pins = _pins()
-    installed = {name: _version(name) for name in {*pins, *_direct(), "torchvision", "setuptools"}}
+    installed = {name: _version(name) for name in {*pins, *_direct(), *_TOO_NEW, "torchvision", "setuptools"}}
     yield from _compare(pins, installed)
     yield from _traps(installed)
-    yield from _imports()
 
 
 def _pins() -> dict[str, str]:
@@ -106,7 +105,7 @@ def _compare(pins: dict[str, str], installed: dict[str, str | None]) -> Iterator
 
 def _traps(installed: dict[str, str | None]) -> Iterator[Finding]:
     for name, (major, minor, why) in _TOO_NEW.items():
-        version = installed.get(name)
+        version = installed[name]
         numbers = tuple(int(number) for number in re.findall(r"\d+", version or "")[:2])
         if numbers >= (major, minor):
             yield Finding(name, "problem", f"{name} {version} is too new: {why}.", f"{_REINSTALL}.")
@@ -127,7 +126,8 @@ def _traps(installed: dict[str, str | None]) -> Iterator[Finding]:
         )
 
 
-def _imports() -> Iterator[Finding]:
+def check_imports() -> Iterator[Finding]:
+    """Import every package that this one needs, and then the server's own parts, which need all the others."""
     names = {MODULES.get(name, name.replace("-", "_")): name for name in sorted(_direct())}
     modules = [module for module in names if module is not None] + [*OF_THE_SERVER]
     broken = n_imported = 0

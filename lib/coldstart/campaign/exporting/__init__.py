@@ -41,7 +41,7 @@ from coldstart.segmentation.samples import parallel_map
 from coldstart.settings import Settings
 from coldstart.store import Store
 
-__all__ = ["LAYOUTS", "Case", "ExportError", "Exported", "Format", "collect", "dataset_folder", "export_dataset"]
+__all__ = ["Case", "ExportError", "Exported", "Format", "collect", "dataset_folder", "export_dataset"]
 
 HISTORY = "selection"
 """What led to each label, as CSV and as JSON."""
