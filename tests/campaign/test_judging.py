@@ -250,7 +250,8 @@ def test_image_too_large_for_the_memory_keeps_no_other_from_being_judged(taught,
 
 def test_model_is_in_memory_only_while_it_judges(taught):
     label(taught, "p05")
-    assert Judge(taught).judge_waiting() == 1
+    judge = Judge(taught)
+    assert judge.judge_waiting() == 1
     gc.collect()
     assert not [one for one in gc.get_objects() if isinstance(one, Model)]
 
