@@ -16,6 +16,7 @@ from campaign_case import N_POOL, click, clicks, label, planned, servings
 from test_serving_brute_force import held
 
 from coldstart.campaign import LabelFile
+from coldstart.campaign.replay import decision_rows, replay
 from coldstart.campaign.unwritten import UnwrittenServings
 from coldstart.exceptions import StoreBusyError
 from coldstart.store import engine
@@ -108,6 +109,9 @@ def test_remembered_click_of_an_image_that_is_unknown_by_now_is_let_go(patient_c
         session.delete(session.query(case.Image).filter_by(image_id=expected[0]).one())
     write_remembered(campaign)
     assert servings(campaign) == [(expected[1], None)]
+    logged = [row for row in decision_rows(campaign.store) if row["kind"] == "click"]
+    assert [(row["image_id"], row["details"]["serving"]) for row in logged] == [(expected[0], None), (expected[1], 1)]
+    assert [one for one in replay(campaign.store) if one.kind == "click" and not one.same] == []
 
 
 def test_label_and_look_at_the_folder_write_what_is_remembered(patient_campaign, pictures):

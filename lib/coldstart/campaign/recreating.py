@@ -74,7 +74,8 @@ class Recreator:
             return None
         self._note(line.kind, details, arrays)
         if line.kind == choices.KIND:
-            self.servings[details["serving"]] = details["image_id"]
+            if details["serving"] is not None:
+                self.servings[details["serving"]] = details["image_id"]
             if line.image_id != details["image_id"]:
                 return False, f"the line is about image '{line.image_id}', and '{details['image_id']}' was served"
         try:

@@ -81,14 +81,14 @@ def replay(store: Store) -> Iterator[Replayed]:
         with store.reading() as session:
             row = session.execute(_LINE.where(_LINES.c.id > number).order_by(_LINES.c.id).limit(1)).one()
         number_before, number, line, sealed = number, row[0], Line(*row[1:-1]), row[-1]
-        if number > number_before + 1:
+        found, follows = _recreated(recreator, number, line), number == number_before + 1
+        if not follows:  # what was sealed before is gone, so that the seal tells nothing
             sentence = f"{_lines(number_before + 1, number - 1)} of the log: somebody removed what was here."
             yield Replayed(0, line.at, "log", None, False, sentence)
-        elif sealed != line.seal(seal):
-            found = _recreated(recreator, number, line)
+        if follows and sealed != line.seal(seal):
             sentence = "changed since it was written, or in another place: its seal does not fit"
             yield _replayed(number, line, False, f"{sentence}; {found[1]}" if found else sentence)
-        elif (found := _recreated(recreator, number, line)) is not None:
+        elif found is not None:
             yield _replayed(number, line, *found)
         seal = sealed
     yield from _unlogged(store, recreator.servings)
