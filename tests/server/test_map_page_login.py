@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -48,9 +47,10 @@ def browser() -> Iterator[Browser]:
 
 
 def log_in(window: MapWindow, name: str, password: str) -> None:
-    window.page.get_by_label("Name").fill(name)
-    window.page.get_by_label("Password").fill(password)
-    window.page.get_by_role("dialog").get_by_role("button", name="Log in").click()
+    dialog = window.page.get_by_role("dialog")
+    dialog.get_by_label("Name").fill(name)
+    dialog.get_by_label("Password").fill(password)
+    dialog.get_by_role("button", name="Log in").click()
 
 
 def test_nobody_sees_anything_before_the_login(browser: Browser, server: Server, realm: RealmServer) -> None:

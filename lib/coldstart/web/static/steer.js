@@ -102,7 +102,7 @@ export function drawSteer() {
   parts.back.disabled = !changed;
   const said = Object.entries(campaign.chosen ?? {}).map(
     ([name, one]) =>
-      `${name} ${one.value} was chosen ${one.who ? `by ${one.who}, ` : ""}${when(one.at)}, in place of ${one.configured}.`,
+      `${name} ${one.value} was chosen${one.who ? ` by ${one.who}` : ""}, ${when(one.at)}, in place of ${one.configured}.`,
   );
   parts.chosen.replaceChildren(
     [
