@@ -236,9 +236,11 @@ def test_preview_knows_a_click_that_could_not_be_written(campaign, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(campaign.store, "writing", busy)
-        served = click(campaign).image_id
-        assert served not in ids(campaign.preview(budget=14, n=20))
-        assert served not in ids(campaign.preview(n=20))
+        served = click(campaign, "uniform_random").image_id
+        ahead = ids(campaign.preview(budget=14, n=20))
+    label(campaign, served)
+    assert served not in ahead
+    assert ids(campaign.preview(budget=14, n=20)) == ahead, "it counts in the plan as it does when it is written"
 
 
 def test_preview_asks_k_means_once_for_all_budgets(campaign, monkeypatch):
