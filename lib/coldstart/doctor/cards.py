@@ -54,9 +54,9 @@ def check_cards(device: str) -> Iterator[Finding]:
     if not cards and driver is None:
         yield _without_card(wants_card)
     elif not cards:
-        yield _unusable(driver or {}, build["build"], wants_card)
+        yield unusable(driver or {}, build["build"], wants_card)
     for index, card in enumerate(cards):
-        yield _card(index, card, build["architectures"], driver)
+        yield describe(index, card, build["architectures"], driver)
 
 
 def _without_card(wanted: bool) -> Finding:
@@ -68,7 +68,8 @@ def _without_card(wanted: bool) -> Finding:
     )
 
 
-def _unusable(driver: dict[str, str], build: str, wanted: bool) -> Finding:
+def unusable(driver: dict[str, str], build: str, wanted: bool) -> Finding:
+    """Say why a torch that is built for CUDA finds no card although there is one: mostly the driver is too old."""
     needed = _DRIVER_OF_CUDA.get(int(build.split(".")[0]))
     number = re.match(r"\d+", driver["driver"])
     if needed is not None and number is not None and int(number[0]) < needed:
@@ -82,7 +83,8 @@ def _unusable(driver: dict[str, str], build: str, wanted: bool) -> Finding:
     return Finding("cuda", "problem" if wanted else "warning", found, remedy)
 
 
-def _card(index: int, card: dict[str, Any], architectures: list[str], driver: dict[str, str] | None) -> Finding:
+def describe(index: int, card: dict[str, Any], architectures: list[str], driver: dict[str, str] | None) -> Finding:
+    """Say of a card what it is, whether it calculates, and how much of its memory is free."""
     name = f"card {index}"
     found = f"{card['name']}, {card['total'] / GIB:.0f} GiB" + (f", driver {driver['driver']}" if driver else "")
     if card["error"]:
