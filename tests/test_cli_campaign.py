@@ -237,9 +237,9 @@ def test_replay_of_a_forged_log_ends_with_1(studies: Path, run: Run) -> None:
         for (trigger,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
             if "decision" in trigger:
                 database.execute(f"DROP TRIGGER {trigger}")
-        database.execute("UPDATE decisions SET image_id = 'chest_009' WHERE kind = 'click'")
+        database.execute("UPDATE decisions SET image_id = 'chest_999' WHERE kind = 'click'")
     shown = run("replay", studies)
-    assert shown.code == 1 and "DIFFERENT" in shown.out and "chest_009" in shown.out
+    assert shown.code == 1 and "DIFFERENT" in shown.out and "chest_999" in shown.out
     found = run("replay", studies, "--json")
     assert found.code == 1 and found.document["different"] >= 1
 
