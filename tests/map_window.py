@@ -88,7 +88,8 @@ class MapWindow:
             self.elsewhere.append(request.url)
 
     def _note(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
+        # Chromium notes what the graphics driver says, which here is a program.
+        if message.type in ("error", "warning") and "GL Driver Message" not in message.text:
             self.complaints.append(f"{message.type}: {message.text}")
 
     def open(self, **state: str) -> MapWindow:
@@ -122,8 +123,8 @@ class MapWindow:
     def drawn(self) -> dict[str, dict[str, Any]]:
         """Traces that Plotly draws, by name: kind, symbol, points, colours."""
         traces = self.page.evaluate(
-            "plot.data.filter(one => one.visible).map(one => ({name: one.name, type: one.type, symbol: one.marker.symbol,"
-            " x: one.x, y: one.y, colours: one.marker.color}))"
+            "plot.data.filter(one => one.visible).map(({name, type, marker, x, y}) =>"
+            " ({name, type, symbol: marker.symbol, colours: marker.color, x, y}))"
         )
         return {trace["name"]: trace for trace in traces}
 

@@ -26,8 +26,9 @@ const marks = $("marks");
 /** Where each row of the table is drawn. */
 export let xs = [],
   ys = [];
-/** Row that the keyboard is at. */
+/** Row that the keyboard is at; rows move when images come, so the image is remembered. */
 export let cursor = null;
+let cursorAt = null;
 export let isDrawn = false;
 let home = [-1, 1, -1, 1];
 let hasWebGl = null;
@@ -129,14 +130,9 @@ export function layout([left, right, bottom, top]) {
 export async function draw() {
   const Plotly = await plotly;
   if (!known.map) return;
-  const before = isDrawn ? currentView() : null,
-    { on, off } = place();
-  const asked = before ?? shown.view?.split(",").map(Number);
-  const inside =
-    asked?.length === 4 &&
-    asked.every(Number.isFinite) &&
-    xs.some((x, row) => x >= asked[0] && x <= asked[1] && ys[row] >= asked[2] && ys[row] <= asked[3]);
-  await Plotly.react(plot, traces(), layout(fitted(inside && (shown.view || isDrawn) ? asked : padded(home))), config);
+  const { on, off } = place();
+  const chosen = shown.view && (isDrawn ? currentView() : shown.view.split(",").map(Number));
+  await Plotly.react(plot, traces(), layout(fitted(chosen && holdsSome(chosen) ? chosen : padded(home))), config);
   if (!isDrawn) {
     isDrawn = true;
     plot.on("plotly_relayouting", moved);
@@ -146,11 +142,16 @@ export async function draw() {
     });
     new ResizeObserver(resized).observe(stage);
   }
-  if (cursor !== null && cursor >= xs.length) cursor = null;
+  cursor = known.row.get(cursorAt) ?? null;
   drawNotice(on.length, off.length);
   drawMarks();
+  stage.dispatchEvent(new Event("moved"));
   stage.dataset.drawn = String(xs.length);
 }
+
+/** Whether any image is in a part of the map: it may be another map than the one that somebody looked at. */
+const holdsSome = ([left, right, bottom, top]) =>
+  xs.some((x, row) => x >= left && x <= right && ys[row] >= bottom && ys[row] <= top);
 
 const padded = ([left, right, bottom, top]) => {
   const x = (right - left) * MARGIN + 1e-9,
@@ -210,16 +211,17 @@ export const whole = () => look(fitted(padded(home)));
 export function centre(image_id) {
   const row = known.row.get(image_id);
   if (row === undefined || !isDrawn) return;
-  cursor = row;
+  setCursor(row);
   const [left, right, bottom, top] = currentView(),
     dx = xs[row] - (left + right) / 2,
     dy = ys[row] - (bottom + top) / 2;
-  look([left + dx, right + dx, bottom + dy, top + dy]).then(drawMarks);
+  look([left + dx, right + dx, bottom + dy, top + dy]);
 }
 
 /** Move the keyboard's place. */
 export function setCursor(row) {
   cursor = row;
+  cursorAt = row === null ? null : known.map.image_id[row];
   drawMarks();
 }
 
