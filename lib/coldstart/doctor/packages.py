@@ -133,16 +133,17 @@ def check_imports() -> Iterator[Finding]:
     broken = n_imported = 0
     origins: dict[str, str] = {}
     while modules:
+        reason = "without a word"
         try:
             answers = ask("imports", modules=modules)
         except ProbeError as error:
-            answers = error.answers
-            if not answers:
-                yield Finding("imports", "problem", f"Python cannot be started for a look: {error}.", "make install.")
-                return
-            if "origin" not in answers[-1]:  # it was being imported
-                answers[-1] |= {"origin": None, "error": f"the process that imported it ended: {error}"}
-        ended = [answer for answer in answers if "origin" in answer]
+            answers, reason = error.answers, str(error)
+        if not answers:
+            yield Finding("imports", "problem", f"Python cannot be started for a look: {reason}.", "make install.")
+            return
+        if "error" not in answers[-1]:  # it was being imported
+            answers[-1]["error"] = f"the process that imported it ended: {reason}"
+        ended = [answer for answer in answers if "error" in answer]
         for answer in ended:
             if answer["error"] is not None:
                 broken += 1

@@ -22,11 +22,11 @@ Answer = Any
 def imports(modules: list[str]) -> Iterator[Answer]:
     """Import modules one after the other: where each is from, and the error if there was one."""
     for name in modules:
-        yield {"module": name}
         origin, error = None, None
         try:
             spec = importlib.util.find_spec(name)
             origin = spec.origin if spec is not None else None
+            yield {"module": name, "origin": origin}  # which the import may be the end of
             importlib.import_module(name)
         except BaseException as caught:  # a broken package raises anything, also SystemExit
             error = f"{type(caught).__name__}: {caught}"
