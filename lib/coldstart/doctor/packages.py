@@ -10,7 +10,7 @@ from pathlib import Path
 
 from coldstart.doctor.finding import REPOSITORY, Finding, ProbeError, ask, short
 
-LOCK = REPOSITORY / "requirements.txt"
+LOCK, PROJECT = REPOSITORY / "requirements.txt", REPOSITORY / "pyproject.toml"
 MODULES = {
     "dicomweb-client": "dicomweb_client",
     "itk-core": "itk",
@@ -56,13 +56,18 @@ def _pins() -> dict[str, str]:
 
 
 def _direct() -> list[str]:
-    """Names of the packages that this one needs, by its own metadata."""
+    """Names of the packages that this one needs: by the checkout, whose metadata may be of an older one."""
     try:
-        requirements = metadata.requires("coldstart-al") or []
-    except metadata.PackageNotFoundError:
-        requirements = []
+        import tomllib  # Python 3.11 brought it, and the doctor tells an older one so
+
+        requirements = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
+    except (ImportError, OSError, ValueError, LookupError):
+        try:
+            requirements = metadata.requires("coldstart-al") or []
+        except metadata.PackageNotFoundError:
+            requirements = []
     names = (re.match(r"[A-Za-z0-9._-]+", text) for text in requirements)
-    return [match[0].lower() for match in names if match]
+    return [match[0].lower().replace("_", "-") for match in names if match]
 
 
 def _version(name: str) -> str | None:
