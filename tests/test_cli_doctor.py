@@ -88,6 +88,17 @@ def test_broken_packages_are_named_and_nothing_crashes(tmp_path: Path) -> None:
     assert other.returncode == 2 and "`coldstart doctor` says what to do" in other.stderr
 
 
+def test_environment_with_nothing_in_it_is_told_so(tmp_path: Path, repository: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": str(repository / "lib")}
+    command = [str(tmp_path / "venv" / "bin" / "python"), "-m", "coldstart", "doctor", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    found = [Finding(**check) for check in json.loads(ended.stdout)["checks"]]
+    assert "packages are missing" in one(found, "imports").found
+    assert one(found, "torch").state == "problem" and one(found, "dcmqi").state == "warning"
+
+
 # Packages
 
 

@@ -137,6 +137,7 @@ def check_imports() -> Iterator[Finding]:
     modules = [module for module in names if module is not None] + [*OF_THE_SERVER]
     broken = n_imported = 0
     origins: dict[str, str] = {}
+    missing: list[str] = []
     while modules:
         reason = "without a word"
         try:
@@ -150,7 +151,9 @@ def check_imports() -> Iterator[Finding]:
             answers[-1]["error"] = f"the process that imported it ended: {reason}"
         ended = [answer for answer in answers if "error" in answer]
         for answer in ended:
-            if answer["error"] is not None:
+            if answer["error"] == f"ModuleNotFoundError: No module named '{answer['module']}'":
+                missing.append(answer["module"])
+            elif answer["error"] is not None:
                 broken += 1
                 yield _not_imported(answer["module"], answer["origin"], answer["error"])
             else:
@@ -158,8 +161,10 @@ def check_imports() -> Iterator[Finding]:
                 if answer["origin"]:
                     origins[answer["module"]] = answer["origin"]
         modules = modules[len(ended) :]
+    if missing:
+        yield Finding("imports", "problem", f"{len(missing)} packages are missing: {_few(missing)}.", "make install.")
     yield from _strangers(names, origins)
-    if not broken:
+    if not broken and not missing:
         yield Finding("imports", "ok", f"All {n_imported} packages and parts of the server can be imported.")
 
 
