@@ -90,7 +90,7 @@ def test_broken_packages_are_named_and_nothing_crashes(tmp_path: Path) -> None:
 
 def test_environment_with_nothing_in_it_is_told_so(tmp_path: Path, repository: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True, timeout=120)
-    environment = {**os.environ, "PYTHONPATH": str(repository / "lib")}
+    environment = {**os.environ, "PYTHONPATH": str(repository / "lib"), "PATH": "/usr/bin:/bin"}
     command = [str(tmp_path / "venv" / "bin" / "python"), "-m", "coldstart", "doctor", "--json"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
     assert ended.returncode == 2 and "Traceback" not in ended.stderr
