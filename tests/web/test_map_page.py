@@ -85,12 +85,8 @@ def test_colour_switch_colours_by_each_of_the_four(window: MapWindow) -> None:
     window.open()
     colours = "JSON.stringify(plot.data.map(one => one.marker.color))"
     seen = [window.page.evaluate(colours)]
-    for name, colour in (
-        ("Phase", "phase"),
-        ("Uncertainty", "entropy"),
-        ("Label state", "state"),
-        ("Cluster", "cluster"),
-    ):
+    words = {"Phase": "phase", "Uncertainty": "entropy", "Label state": "state", "Cluster": "cluster"}
+    for name, colour in words.items():
         window.page.get_by_role("group", name="Colour").get_by_text(name).click()
         window.wait(f"before => {colours} !== before", seen[-1])
         seen.append(window.page.evaluate(colours))
@@ -120,23 +116,16 @@ def test_click_opens_the_record_with_preview_and_overlays(window: MapWindow) -> 
     image_id = table["image_id"][table["served_order"].index(7)]
     window.page.mouse.click(*window.place_of(image_id))
     expect(window.panel.get_by_role("heading", level=2)).to_have_text(image_id)
-    for word in (
-        "labelled",
-        "Annotator",
-        "Label saved",
-        "right lung, left lung, heart",
-        "Model's Dice before",
-        "alpha 0.3",
-    ):
+    known = ("Annotator", "Label saved", "right lung, left lung, heart", "Model's Dice before", "alpha 0.3")
+    for word in known:
         expect(window.panel).to_contain_text(word)
     window.wait("document.querySelector('img.photo').naturalWidth > 150")
     for name in ("Model's label", "Uncertainty"):
         window.panel.get_by_role("checkbox", name=name).check()
     expect(window.panel.locator("img.overlay.here")).to_have_count(2)
-    sizes = window.page.evaluate(
-        "[...document.querySelectorAll('.frame img')].map(one => [one.naturalWidth, one.naturalHeight])"
-    )
-    assert len(sizes) == 3 and len(set(map(tuple, sizes))) == 1, "an overlay lies on what it is about"
+    size = "[...document.querySelectorAll('.frame img')].map(one => `${one.naturalWidth} x ${one.naturalHeight}`)"
+    sizes = window.page.evaluate(size)
+    assert len(sizes) == 3 and len(set(sizes)) == 1, "an overlay lies on what it is about"
     assert window.state == {"tab": "image", "image": image_id, "overlays": "prediction,entropy"}
     window.keep("record")
     window.panel.get_by_role("button", name="Close").click()
@@ -173,10 +162,7 @@ def test_slider_shows_at_once_what_would_come_next(window: MapWindow) -> None:
     slider = window.panel.get_by_role("slider")
     assert slider.input_value() == "0.3"
     slider.fill("1")
-    window.wait(
-        "usual => [...document.querySelectorAll('ol.next b')].map(one => one.lastChild.data).join() !== usual",
-        ",".join(usual),
-    )
+    expect(window.panel.locator("ol.next b").first).not_to_have_text(f"1{usual[0]}")
     changed = window.picks()
     answer = window.page.request.get(f"{window.server}/coldstart/api/next?alpha=1&n=10").json()
     assert changed == [pick["image_id"] for pick in answer["picks"]] != usual
@@ -203,7 +189,7 @@ def test_use_this_is_the_campaigns_value_for_everybody(window: MapWindow, site: 
         expect(window.panel.get_by_role("button", name="Use this")).to_be_disabled()
         expect(other.panel.get_by_role("slider")).to_have_value("0.8")
     assert window.page.request.get(f"{window.server}/coldstart/api/campaign").json()["alpha"] == 0.8
-    expect(window.panel).to_contain_text("alpha 0.8 was chosen by")
+    expect(window.panel).to_contain_text("alpha 0.8 was chosen,")
     window.panel.get_by_role("slider").fill("0.3")
     window.panel.get_by_role("button", name="Use this").click()
     expect(window.panel.get_by_role("button", name="Use this")).to_be_disabled()
@@ -244,9 +230,8 @@ def test_page_updates_itself_and_keeps_zoom_and_selection(window: MapWindow, sit
     before = window.view()
     site.people.save(site.people.anna, served)
     expect(window.page.locator("#progress")).to_contain_text("11 of")
-    window.wait(
-        "n => plot.data.find(one => one.name === 'labelled').x.length === n", table["state"].count("labelled") + 1
-    )
+    n_labelled = table["state"].count("labelled") + 1
+    window.wait("n => plot.data.find(one => one.name === 'labelled').x.length === n", n_labelled)
     assert window.view() == pytest.approx(before)
     assert window.state["image"] == chosen
     expect(window.panel.get_by_role("heading", level=2)).to_have_text(chosen)
@@ -322,25 +307,28 @@ def test_phone_shows_everything_without_scrolling_sideways(site: Site) -> None:
 def test_text_is_readable_in_light_and_dark(site: Site, scheme: str) -> None:
     with site.window(color_scheme=scheme) as window:
         window.open()
-        contrasts = window.page.evaluate(CONTRASTS)
+        contrasts = window.page.evaluate(CONTRASTS, SMALL_TEXT)
         assert window.page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
-        assert contrasts and min(contrasts.values()) >= 4.5, contrasts
+        assert len(contrasts) > 20 and min(contrasts)[0] >= 4.5, min(contrasts)
         window.keep(scheme)
 
 
-CONTRASTS = """() => {
-    const levels = text => text.match(/[\\d.]+/g).map(Number);
-    const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-    const behind = one => { for (; one; one = one.parentElement) {
-        const found = levels(getComputedStyle(one).backgroundColor); if (found.length < 4 || found[3] === 1) return found; }
-        return [255, 255, 255]; };
-    const found = {};
-    for (const name of ['h1', '.term', '.quiet', '#tabs [aria-selected=false]', '.switch input:checked + span', 'summary', '.link', '#legend b', 'dt'])
-        for (const one of document.querySelectorAll(name)) if (one.checkVisibility()) {
-            const [a, b] = [light(levels(getComputedStyle(one).color)), light(behind(one))].sort((x, y) => y - x);
-            found[name] = Math.min(found[name] ?? 99, (a + 0.05) / (b + 0.05)); }
-    return found; }"""
+SMALL_TEXT = "h1, .term, .quiet, #tabs [role=tab], .switch span, summary, .link, #legend b, dt"
+CONTRASTS = """names => {
+    const levels = colour => colour.match(/[\\d.]+/g).map(Number);
+    const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+    const behind = one => {
+        for (; one; one = one.parentElement) {
+            const colour = levels(getComputedStyle(one).backgroundColor);
+            if (colour.length < 4 || colour[3] === 1) return colour;
+        }
+    };
+    return [...document.querySelectorAll(names)].filter(one => one.checkVisibility()).map(one => {
+        const pair = [light(levels(getComputedStyle(one).color)), light(behind(one))].sort((a, b) => b - a);
+        return [(pair[0] + 0.05) / (pair[1] + 0.05), one.textContent.slice(0, 40)];
+    });
+}"""
 
 
 def test_nothing_moves_for_whoever_wants_that(site: Site) -> None:
@@ -381,7 +369,7 @@ def test_map_is_saved_as_png_and_its_table_as_csv(window: MapWindow, tmp_path: P
         assert picture.format == "PNG" and min(picture.size) > 1000
         assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 100, "something is drawn on it"
     window.save_by("Save the table behind the map").save_as(tmp_path / "map.csv")
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "map.csv").read_text())))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "map.csv").read_text(encoding="utf-8-sig"))))
     assert [row["image_id"] for row in rows] == table["image_id"]
     assert {"x", "y", "cluster", "entropy", "state", "phase", "rank", "reason"} <= set(rows[0])
 
