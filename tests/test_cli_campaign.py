@@ -209,14 +209,14 @@ def test_plan_of_active_methods_with_a_model(run: Run, studies: Path, repository
 
 
 def test_map_writes_a_picture_and_a_row_for_each_image(run: Run, studies: Path, tmp_path: Path) -> None:
-    served = run("next", studies, "--annotator", "lee", "--json").document["id"]
+    served = run("next", studies, "--annotator", "@lee", "--json").document["id"]
     found = run("map", studies, "--output", tmp_path / "new" / "map", "--json").document
     assert found["states"] == {"held_out": 4, "planned": 6, "pool": 13, "served": 1, "set_aside": 1}
     with Picture.open(found["map"]) as picture:
         assert picture.format == "PNG"
     with Path(found["table"]).open(newline="") as file:
         rows = {row["image_id"]: row for row in csv.DictReader(file)}
-    assert len(rows) == 25 and rows[served]["annotator"] == "lee" and rows[served]["state"] == "served"
+    assert len(rows) == 25 and rows[served]["annotator"] == "'@lee" and rows[served]["state"] == "served"
     assert float(rows[served]["x"]) == float(rows[served]["x"]) and rows["notes"]["x"] == ""
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import getpass
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -156,6 +155,7 @@ def _plan_document(campaign: Campaign, view: PlanView, output: Path, *, kept: bo
     from coldstart.campaign.choosing import ACTIVE, COLD_START
     from coldstart.campaign.figure import draw_map, map_points
     from coldstart.campaign.map_table import MapMemory
+    from coldstart.campaign.spreadsheet import csv_text
 
     with campaign.store.reading() as session:
         columns = {**(table := MapMemory().read(session, campaign.settings)).fixed, **table.moving}
@@ -165,7 +165,7 @@ def _plan_document(campaign: Campaign, view: PlanView, output: Path, *, kept: bo
         index = index_of[image.image_id]
         picks.append({**asdict(image), **{name: columns[name][index] for name in ("state", "x", "y")}})
     output.mkdir(parents=True, exist_ok=True)
-    write_csv(output / "plan.csv", list(picks[0]), picks)
+    (output / "plan.csv").write_text(csv_text(picks[0], [pick.values() for pick in picks]), "utf-8", newline="")
     ranks = {image.image_id: image.rank for image in view.images}
     phase = COLD_START if "cold_start" in view.method.stages else ACTIVE
     points = [replace(point, served=ranks.get(point.image_id), phase=phase) for point in map_points(campaign.store)]
@@ -188,14 +188,6 @@ def _plan_document(campaign: Campaign, view: PlanView, output: Path, *, kept: bo
         "table": str(output / "plan.csv"),
         "map": str(output / "plan.png"),
     }
-
-
-def write_csv(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV with a line of names; what is None is left empty."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _show_plan(found: Document) -> None:

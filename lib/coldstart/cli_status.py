@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from coldstart.cli_campaign import Preset, open_campaign, show_set_aside, write_csv
+from coldstart.cli_campaign import Preset, open_campaign, show_set_aside
 from coldstart.cli_output import AsJson, Conf, Document, answer, console, progress_console
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def _listed(items: list[str], at_most: int = 8) -> str:
 def _map(opened: OpenedCampaign, output: Path) -> Document:
     from coldstart.campaign.figure import draw_map, map_points
     from coldstart.campaign.map_table import MapMemory
+    from coldstart.campaign.spreadsheet import csv_text
     from coldstart.exceptions import InvalidInputError
 
     campaign = opened.campaign
@@ -156,12 +157,11 @@ def _map(opened: OpenedCampaign, output: Path) -> Document:
         table = MapMemory().read(session, campaign.settings)
     columns = {**table.fixed, **table.moving}
     output.mkdir(parents=True, exist_ok=True)
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    write_csv(output / "map.csv", list(columns), rows)
+    (output / "map.csv").write_text(csv_text(columns, zip(*columns.values(), strict=True)), "utf-8", newline="")
     found = campaign.status()
     draw_map(points, output / "map.png", f"{found['images']} images, {found['encoder']}, {found['projection']}")
     return {
-        "images": len(rows),
+        "images": len(table),
         "on_map": len(points),
         "encoder": found["encoder"],
         "projection": found["projection"],

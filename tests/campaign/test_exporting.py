@@ -104,7 +104,7 @@ def test_label_values_become_consecutive_by_their_names(tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     _, by_number = labelled(studies, "by_number", 7, 200)
     _, by_name = labelled(studies, "by_name", 1, 2)
-    info = {"label_info": [{"name": "rim", "idx": 1}, {"name": "Disc", "idx": 2}], "annotator": "lee"}
+    info = {"label_info": [{"name": "rim", "idx": 1}, {"name": "Disc", "idx": 2}], "annotator": "=1+1"}
     record = {"objects": {"by_name": {"labels": {"final": {"info": info}}}}}
     (studies / "datastore_v2.json").write_text(json.dumps(record))
     settings = case.make_settings(labels={"disc": 7, "rim": 200})
@@ -114,7 +114,7 @@ def test_label_values_become_consecutive_by_their_names(tmp_path: Path) -> None:
     }
     assert np.array_equal(written["by_number"], np.select([by_number == 7, by_number == 200], [1, 2], 0))
     assert np.array_equal(written["by_name"], np.select([by_name == 2, by_name == 1], [1, 2], 0))
-    assert rows(tmp_path / "out")["by_name"]["annotator"] == "lee"
+    assert rows(tmp_path / "out")["by_name"]["annotator"] == "'=1+1", "no formula in a spreadsheet"
 
 
 def test_colours_are_channels_of_one_png_and_grey_images_beside_them_too(tmp_path: Path) -> None:
@@ -336,6 +336,22 @@ def test_dataset_gets_a_number_of_its_own(tmp_path: Path) -> None:
 
 
 # With the campaign's database
+
+
+def test_moved_folder_keeps_what_the_campaign_knows_of_its_labels(campaign: Campaign, pictures: Path) -> None:
+    """The label lies elsewhere than the database says; a label that was drawn anew is not the one that it knows."""
+    first, second = case.planned(campaign)[:2]
+    for image_id in (first, second):
+        case.label(campaign, image_id, annotator="lee")
+    studies = campaign.folder.parent / "moved"
+    shutil.copytree(pictures, studies)
+    (studies / "labels").mkdir()
+    (campaign.folder / "labels").rename(studies / "labels" / "final")
+    case.draw_label(studies / "labels" / "final" / f"{second}.png", values=(2, 1))
+    found = {one.image_id: one for one in collect(studies, campaign.store, campaign.settings, frozenset())}
+    assert found[first].annotator == "lee" and found[second].annotator is None
+    assert found[first].label == studies / "labels" / "final" / f"{first}.png"
+    assert found.keys() == {first, second, *case.HELD_OUT}
 
 
 def of_campaign(campaign: Campaign, pictures: Path, folder: Path) -> list[Case]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
 import threading
 from typing import Any, NamedTuple
 
 from coldstart.campaign import Campaign
 from coldstart.campaign.map_table import Columns, MapMemory, MapTable
+from coldstart.campaign.spreadsheet import csv_text
 
 LEVEL = 4
 """Of gzip: at 50,000 images twice as fast as its default, for a few percent more bytes."""
@@ -53,12 +52,8 @@ class Table:
     def csv(self) -> bytes:
         """The table with a line for each image, under a line with the names of its columns."""
         table = self.read()
-        text = io.StringIO()
-        writer = csv.writer(text)
         columns = {**table.fixed, **table.moving}
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-        return text.getvalue().encode("utf-8-sig")
+        return csv_text(columns, zip(*columns.values(), strict=True)).encode("utf-8-sig")
 
     def _read(self) -> MapTable:
         with self._campaign.store.reading() as session:

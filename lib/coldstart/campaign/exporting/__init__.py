@@ -31,9 +31,10 @@ from coldstart.campaign.exporting.files import (
     write_image,
 )
 from coldstart.campaign.exporting.folder import replacing, require_replaceable, write_json
-from coldstart.campaign.exporting.history import COLUMNS, selection_rows, write_rows
+from coldstart.campaign.exporting.history import COLUMNS, selection_rows
 from coldstart.campaign.exporting.layouts import INDEX, LAYOUTS, Contents, Format, Layout, dataset_folder
 from coldstart.campaign.replay import decision_rows
+from coldstart.campaign.spreadsheet import csv_text
 from coldstart.exceptions import ImageError, LabelError
 from coldstart.images import read_image
 from coldstart.segmentation import class_names
@@ -192,7 +193,8 @@ def _require_training(cases: Sequence[Case], left_out: Mapping[str, str]) -> Non
 
 def _write_history(folder: Path, store: Store | None, cases: Sequence[Case], left_out: Mapping[str, str]) -> None:
     rows = selection_rows(store, cases, left_out)
-    write_rows(folder / f"{HISTORY}.csv", rows, COLUMNS)
+    table = csv_text(COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+    (folder / f"{HISTORY}.csv").write_text(table, encoding="utf-8", newline="")
     write_json(folder / f"{HISTORY}.json", rows)
     if store is not None:
         with (folder / LOG).open("w", encoding="utf-8") as file:

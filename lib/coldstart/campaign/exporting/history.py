@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -67,14 +65,6 @@ def _row(case: Case, serving: Serving | None, order: int | None, left_out: Mappi
         "saved_at": _utc(case.saved_at) if case.saved_at is not None else None,
         "left_out": left_out.get(case.image_id),
     }
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows as CSV; empty where there is nothing."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _utc(seconds: float) -> str:
