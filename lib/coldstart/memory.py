@@ -6,8 +6,10 @@ import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import torch
 
 from coldstart.exceptions import ColdStartError
@@ -48,6 +50,29 @@ def give_back() -> None:
     """Free what nobody uses any more, for others on the device and in this process."""
     gc.collect()
     torch.cuda.empty_cache()
+
+
+def available_memory(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process can still have: of the machine, and of what a container or a unit of systemd may take.
+
+    Parameters
+    ----------
+    control_groups : Path
+        Where Linux shows them (version 2).
+    """
+    free = int(psutil.virtual_memory().available)
+    try:
+        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
+        folder = next(one for one in (control_groups / own, control_groups) if (one / "memory.max").is_file())
+        limit = (folder / "memory.max").read_text().strip()
+        if limit == "max":
+            return free
+        used = int((folder / "memory.current").read_text())
+        numbers = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError, StopIteration):
+        return free
+    # What was read from files counts as used there, and is given up as soon as somebody needs the room.
+    return min(free, int(limit) - used + int(numbers.get("inactive_file", 0)))
 
 
 def halved(batch_size: int) -> tuple[int, ...]:

@@ -84,6 +84,8 @@ class Settings(BaseModel):
     embed_batch_size: int = Field(16, ge=1, description="images that the encoder sees at once")
     score_batch_size: int = Field(8, ge=1, description="images that entropy scoring sees at once")
 
+    metrics_open: bool = Field(False, description="whether the metrics need no log-in where users have to log in")
+
     @field_validator("*", mode="before")
     @classmethod
     def _check_no_truth_value(cls, value: object, info: ValidationInfo) -> object:

@@ -28,6 +28,7 @@ from coldstart.adapters.datastore import CampaignDatastore, FolderDatastore
 from coldstart.adapters.errors import AppError, answered
 from coldstart.adapters.gate import install_gate
 from coldstart.adapters.inference import AttentionUnetInference, result_values
+from coldstart.adapters.monitor import install_monitor
 from coldstart.adapters.ohif import install_ohif
 from coldstart.adapters.page import install_page
 from coldstart.adapters.prelabel import Prelabels, PrelabelScoring
@@ -36,7 +37,7 @@ from coldstart.adapters.server import is_archive
 from coldstart.adapters.strategies import strategies
 from coldstart.adapters.tasks import SERVER_PID, Tasks, end_tasks_before, end_with_server
 from coldstart.adapters.training import AttentionUnetTraining
-from coldstart.adapters.watch import Watch
+from coldstart.adapters.watch import LOOK_FOR_FILES, Watch
 from coldstart.campaign import BEFORE_EMBEDDING, Campaign
 from coldstart.campaign.configured import ServerMark, remember
 from coldstart.campaign.judging import Judge
@@ -69,7 +70,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         )
         self._auto_update_scoring = False  # MONAI Label would queue every method; the watch queues what has work
         self._tasks = Tasks(self.campaign)
-        self._watch = Watch({"look for new files": self._datastore.sync, "search for work": self._tasks.begin})
+        self._watch = Watch({LOOK_FOR_FILES: self._datastore.sync, "search for work": self._tasks.begin})
         self._judge = Judge(self.campaign)
         self._judging = Watch({"judging of saved labels": self._judge.judge_waiting})
 
@@ -230,6 +231,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         install_gate(sys.modules["monailabel.app"].app, self)
         model, trainer = self._infers[MODEL_NAME], self._trainers[MODEL_NAME]
         install_page(sys.modules["monailabel.app"].app, self, self._tasks, model, trainer)
+        install_monitor(sys.modules["monailabel.app"].app, self, self._tasks, (self._watch, self._judging))
         if isinstance(self._datastore, ArchiveDatastore):
             # MONAI Label's endpoint calls dcmqi by this name, which fails for radiographs, frames and empty labels.
             infer_endpoint.nifti_to_dicom_seg = self._datastore.segmentation_of_result

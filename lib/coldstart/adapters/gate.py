@@ -56,6 +56,9 @@ _ROLES = (
 _OPEN = re.compile(
     rf"/|/docs|/openapi\.json|/favicon\.ico|/static/.*|{_API}/auth/?|{_API}/auth/token|{_API}/coldstart(/|/static/.*)?"
 )
+_WITH_AND_WITHOUT = f"{_API}/coldstart/health"
+"""Answers everybody, and says more to a user."""
+_METRICS = f"{_API}/coldstart/metrics"
 _NOBODY = auth.User(username="nobody")
 _ANY_USER = f"{_API}/auth/token/valid"
 _RAISED = (
@@ -80,11 +83,14 @@ class Gate:
         What is behind the gate.
     realm : Realm or None
         Who knows the users; None lets everybody in as MONAI Label's default user.
+    metrics_open : bool
+        Whether the metrics are for everybody.
     """
 
-    def __init__(self, app: ASGIApp, realm: Realm | None):
+    def __init__(self, app: ASGIApp, realm: Realm | None, *, metrics_open: bool = False):
         self._app = app
         self._realm = realm
+        self._open = (_METRICS,) if metrics_open else ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -111,9 +117,10 @@ class Gate:
     async def _user(self, scope: Scope, path: str) -> auth.User:
         if self._realm is None:
             return auth.DEFAULT_USER
-        if _OPEN.fullmatch(path):
+        authorization = Request(scope).headers.get("Authorization", "")
+        if _OPEN.fullmatch(path) or path in self._open or (path == _WITH_AND_WITHOUT and not authorization):
             return _NOBODY
-        scheme, _, token = Request(scope).headers.get("Authorization", "").partition(" ")
+        scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise AppError(
                 "This server lets only known users in. Log in first.",
@@ -147,7 +154,7 @@ def install_gate(server: FastAPI, app: ColdStartApp) -> None:
     server.exception_handlers[RequestValidationError] = _answer_validation
     # Innermost, so that what refuses a request still gets the headers by which a browser may read it. Starlette builds
     # its stack before the app is loaded, and again when there is none.
-    server.user_middleware.append(Middleware(Gate, realm=realm))
+    server.user_middleware.append(Middleware(Gate, realm=realm, metrics_open=app.campaign.settings.metrics_open))
     server.middleware_stack = None
     # Sessions unpack archives: no member may leave the folder (the default from Python 3.14 on).
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)

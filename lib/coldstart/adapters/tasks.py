@@ -45,7 +45,7 @@ _KEPT = {
     "prelabel": "the images come without the model's segmentation until then, and it is tried again by itself",
     "train": "nothing was published, and the model before, if there is one, stays in use",
 }
-_STATES = {"SUBMITTED": "waiting", "RUNNING": "running", "DONE": "done", "ERROR": "failed", "STOPPED": "stopped"}
+STATES = {"SUBMITTED": "waiting", "RUNNING": "running", "DONE": "done", "ERROR": "failed", "STOPPED": "stopped"}
 LOG_LINES = 10
 _LOGGED = re.compile(r"\[[\d-]+ (?P<time>[\d:]+)[\d,]*\] (\[[^]]*\] )*(\([\w.<>]+:\d+\) - )?(?P<text>.*)")
 _RAISED = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Warning): (?:\d{3}: )?(?P<sentence>.+)")
@@ -124,7 +124,7 @@ class Tasks:
             {
                 "name": name,
                 "title": _NAMES.get(name, name).capitalize(),
-                "state": _STATES.get(task["status"], "running"),
+                "state": STATES.get(task["status"], "running"),
                 "error": errors.get(name),
                 "started_at": datetime.strptime(task["start_ts"], "%Y-%m-%d %H:%M:%S").timestamp(),
                 "log": [_without_source(line) for line in list(task.get("details", ()))[-LOG_LINES:]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from coldstart.exceptions import ColdStartError
@@ -12,6 +13,10 @@ logger = logging.getLogger(__name__)
 
 END_LIMIT_S = 10.0
 """How long the end of the server waits for a step at most."""
+LOOK_FOR_FILES = "look for new files"
+"""Name of the step that reads the studies folder or the archive."""
+STALLED_AFTER_S = 600.0
+"""How long a step may take: an archive's first look fetches what was labelled before."""
 WATCH_EVERY_S = 2.0
 """How often the server looks for new files and for work; nothing is spawned unless there is some."""
 
@@ -29,12 +34,24 @@ class Watch:
         self._steps = steps
         self._troubles: dict[str, Exception] = {}
         self._ended = threading.Event()
+        self._taken_at = time.monotonic()
+        self._taking = ""
         self._thread: threading.Thread | None = None
 
     @property
     def troubles(self) -> dict[str, str]:
         """Why a step fails at the moment, by its name."""
         return {name: str(error) for name, error in list(self._troubles.items())}
+
+    @property
+    def stalled(self) -> str | None:
+        """Why no step is taken any more, or None."""
+        if self._thread is not None and not self._thread.is_alive() and not self._ended.is_set():
+            return "The server has stopped to look for work. Restart it."
+        waited = time.monotonic() - self._taken_at
+        if waited < STALLED_AFTER_S:
+            return None
+        return f"The {self._taking} has not come back for {waited / 60:.0f} minutes. Look whether a share hangs."
 
     def begin(self) -> None:
         """Take the steps once, and from then on in a thread."""
@@ -55,6 +72,7 @@ class Watch:
     def step(self) -> None:
         """Take each step once."""
         for name, take in self._steps.items():
+            self._taking, self._taken_at = name, time.monotonic()
             try:
                 take()
             except Exception as error:

@@ -174,6 +174,11 @@ class Campaign:
             raise
         self._uncounted.pop(image_id, None)
 
+    @property
+    def unwritten(self) -> str | None:
+        """Why what was saved is counted but not written to the database yet, or None."""
+        return self._out_of_order
+
     def label_problem(self, image_id: str) -> str | None:
         """Why the label of an image stays out of training, or None."""
         with self.store.reading() as session:
