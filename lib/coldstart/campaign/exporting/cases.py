@@ -83,14 +83,15 @@ def collect(studies: Path | None, store: Store | None, settings: Settings, held_
         if before is None and (studies is not None or not image.present):
             continue
         case = before or Case(image.image_id, image.image_id, Path(image.path), None, image.held_out)
-        if label is not None:
-            _require_same_settings(image, label, settings)
-            case = _with_label(case, label, in_folder=studies is not None)
+        if studies is None and label is not None:
+            case = replace(case, label=Path(label.path))
+        if label is not None and case.label is not None:
+            _require_same_settings(case.label, image, label, settings)
+            case = _with_label(case, case.label, label)
         cases[image.image_id] = replace(case, held_out=image.held_out, problem=image.problem or case.problem)
     if held_out:
         cases = {name: replace(case, held_out=name in held_out) for name, case in cases.items()}
-    wanted = [case for _, case in sorted(cases.items()) if case.label is not None or case.problem or case.held_out]
-    return _with_names([case for case in wanted if case.label is not None or case.held_out])
+    return _with_names([case for _, case in sorted(cases.items()) if case.label is not None or case.held_out])
 
 
 def _in_folder(studies: Path) -> dict[str, Case]:
@@ -133,19 +134,16 @@ def _rows(store: Store | None) -> Iterable[tuple[Image, Label | None]]:
         return [(image, label) for image, label in rows.tuples() if label is not None or image.held_out]
 
 
-def _require_same_settings(image: Image, label: Label, settings: Settings) -> None:
+def _require_same_settings(file: Path, image: Image, label: Label, settings: Settings) -> None:
     """Refuse settings other than those by which the campaign gave the label's values their meaning."""
     if not image.signature.endswith(f"-{settings.spatial_dims}d"):
         raise SettingsError(
             f"The campaign is not of {settings.spatial_dims}D images, as the preset '{settings.preset}' says. Name the "
             "preset that its server was started with: --preset NAME."
         )
-    try:
-        checked = label_signature(LabelFile(Path(label.path)), image.signature, settings.labels)
-    except OSError:
+    if not _is_the_file(file, label) or label.class_of_value is None:
         return
-    same_file = checked.rpartition("-")[0] == label.signature.rpartition("-")[0]
-    if same_file and checked != label.signature and label.class_of_value is not None:
+    if label_signature(LabelFile(file), image.signature, settings.labels) != label.signature:
         structures = ", ".join(f"{name}:{value}" for name, value in settings.labels.items())
         raise SettingsError(
             f"`labels` must be the campaign's own; got {structures}, and the label of image '{image.image_id}' was "
@@ -153,26 +151,21 @@ def _require_same_settings(image: Image, label: Label, settings: Settings) -> No
         )
 
 
-def _with_label(case: Case, label: Label, *, in_folder: bool) -> Case:
-    """Add what the database knows of a label, if that is the label that is there."""
-    path = Path(label.path)
-    if in_folder and case.label is None:
-        return case  # it was removed since
+def _is_the_file(file: Path, label: Label) -> bool:
+    """Whether a file is the one that the database knows, wherever the folder has been moved since."""
     try:
-        same = not in_folder or (case.label == path and label.signature.startswith(f"{file_signature(path)}-"))
+        return label.signature.startswith(f"{file_signature(file)}-")
     except OSError:
-        same = False
-    if not same:
+        return False
+
+
+def _with_label(case: Case, file: Path, label: Label) -> Case:
+    """Add what the database knows of a label, if that is the label that is there."""
+    if not file.is_file():
+        return replace(case, problem=label.problem or f"Its label {file} is not on this machine.")
+    if not _is_the_file(file, label):
         return case
-    problem = label.problem if not path.is_file() else None
-    return replace(
-        case,
-        label=path,
-        label_info=label.label_info,
-        annotator=label.annotator,
-        saved_at=label.saved_at,
-        problem=problem or case.problem,
-    )
+    return replace(case, label_info=label.label_info, annotator=label.annotator, saved_at=label.saved_at)
 
 
 def _with_names(cases: list[Case]) -> list[Case]:
