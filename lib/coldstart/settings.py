@@ -84,6 +84,16 @@ class Settings(BaseModel):
     embed_batch_size: int = Field(16, ge=1, description="images that the encoder sees at once")
     score_batch_size: int = Field(8, ge=1, description="images that entropy scoring sees at once")
 
+    cores: int = Field(0, ge=0, description="processor cores that the server and its tasks use; 0 is all")
+    memory_gb: float = Field(
+        0, ge=0, description="memory that the server, and each of its tasks, may allocate, in GiB; 0 is no limit"
+    )
+    cache_gb: float = Field(
+        50, gt=0, description="disk that pictures and fetched series may take, in GiB; what was not used longest goes"
+    )
+    log_dir: Path | None = Field(None, description="folder of the log as lines of JSON")
+    log_mb: float = Field(10, ge=0.01, description="size at which a new file of this log is begun, in megabytes")
+    log_files: int = Field(5, ge=2, description="files of this log that are kept")
     metrics_open: bool = Field(False, description="whether the metrics need no log-in where users have to log in")
 
     @field_validator("*", mode="before")

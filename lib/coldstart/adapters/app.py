@@ -28,6 +28,8 @@ from coldstart.adapters.datastore import CampaignDatastore, FolderDatastore
 from coldstart.adapters.errors import AppError, answered
 from coldstart.adapters.gate import install_gate
 from coldstart.adapters.inference import AttentionUnetInference, result_values
+from coldstart.adapters.limits import keep_within_limits
+from coldstart.adapters.logs import write_log
 from coldstart.adapters.monitor import install_monitor
 from coldstart.adapters.ohif import install_ohif
 from coldstart.adapters.page import install_page
@@ -57,6 +59,8 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]):
         with _ending_in_a_sentence():
             self.campaign = _open_campaign(Path(app_dir), studies, conf)
+            if SERVER_PID not in os.environ:
+                self.log_file = write_log(self.campaign.settings, self.campaign.folder)
         self._conf = conf
         end_with_server()
         super().__init__(
@@ -267,6 +271,7 @@ def _ending_in_a_sentence() -> Iterator[None]:
 def _open_campaign(app_dir: Path, studies: str, conf: dict[str, str]) -> Campaign:
     settings = load_settings(conf, app_dir / "configs")
     resolve_device(settings.device)
+    keep_within_limits(settings)
     if settings.state_dir is not None:
         _require_no_file("--conf state_dir", settings.state_dir.expanduser())
     if is_archive(studies):

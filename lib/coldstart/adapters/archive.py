@@ -7,6 +7,7 @@ where they are needed, and kept.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,13 @@ from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.utils.others.generic import md5_digest
 
 from coldstart.adapters.archive_cache import SUFFIX
+from coldstart.adapters.archive_room import SeriesRoom, mark_as_reading, series_bound
 from coldstart.adapters.archive_segmentations import SegmentationDatastore
 from coldstart.adapters.datastore import FINAL
 from coldstart.adapters.datastore_file import Objects
 from coldstart.adapters.durable import remove_left_overs
 from coldstart.adapters.errors import AppError
+from coldstart.adapters.tasks import SERVER_PID
 from coldstart.campaign import Campaign, ImageFile, LabelFile
 from coldstart.exceptions import ArchiveError, ColdStartError, ImageError
 
@@ -54,6 +57,7 @@ class ArchiveDatastore(SegmentationDatastore):
         super().__init__(url, campaign, folder)
         remove_left_overs(folder)
         self._cache.tidy()
+        self.room = SeriesRoom(folder, SUFFIX, series_bound(campaign.settings.cache_gb))
 
     def name(self) -> str:
         """Address of the archive."""
@@ -121,6 +125,8 @@ class ArchiveDatastore(SegmentationDatastore):
                     super().sync()
         except ArchiveError as error:
             away = error
+        # A label without its image could not be checked, so it would be fetched again at once.
+        self.room.keep_within({image_id for image_id, entry in self._datastore.objects.items() if entry.labels})
         if away is not None:
             raise away
 
@@ -159,6 +165,8 @@ class ArchiveDatastore(SegmentationDatastore):
 
     def _fetch_all(self, image_ids: Sequence[str], progress: Callable[[int, int], None]) -> Mapping[str, str]:
         series = self._index.series
+        if os.environ.get(SERVER_PID) != str(os.getpid()):
+            mark_as_reading(self._images)
         return self._cache.fetch_all({uid: series[uid] for uid in image_ids if uid in series}, progress)
 
 

@@ -76,7 +76,7 @@ class SeriesCache:
         OSError
             If the disk takes no more.
         """
-        if self.has(uid, series):
+        if self._use(uid, series):
             return self.path(uid)
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=_BEING_FETCHED, dir=self._folder) as temporary:
@@ -108,7 +108,7 @@ class SeriesCache:
         OSError
             If the disk takes no more.
         """
-        missing = {uid: series for uid, series in wanted.items() if not self.has(uid, series)}
+        missing = {uid: series for uid, series in wanted.items() if not self._use(uid, series)}
         problems: dict[str, str] = {}
         if not missing:
             return problems
@@ -136,6 +136,16 @@ class SeriesCache:
         if not self._client.download(study, uid, folder):
             raise ArchiveRefusedError(f"The archive gave no instance of the segmentation {uid}. Send it again.")
         return max(folder.glob("*.dcm"), key=lambda file: made_at(pydicom.dcmread(file, stop_before_pixels=True)))
+
+    def _use(self, uid: str, series: ArchivedSeries) -> bool:
+        """Whether the image is here; if so it is the last to be removed by `SeriesRoom`."""
+        if not self.has(uid, series):
+            return False
+        try:
+            os.utime(self.path(uid))
+        except FileNotFoundError:  # it was removed just now
+            return False
+        return True
 
     def _replace(self, uid: str, downloaded: Path, aside: Path) -> None:
         """Put the instances in the place of those before, which are removed with the temporary folder."""

@@ -42,7 +42,8 @@ _TIMES = "%Y-%m-%d %H:%M:%S"
 
 def install_monitor(server: FastAPI, app: ColdStartApp, tasks: Tasks, watches: Iterable[Watch]) -> None:
     """Add the routes to MONAI Label's server, which is starting with `app`, and note how long requests take."""
-    campaign, health = app.campaign, Health(_checks(app, tasks, tuple(watches)))
+    campaign, studies = app.campaign, app.datastore()
+    health = Health(_checks(app, tasks, tuple(watches)))
     metrics = Metrics(
         Sources(
             campaign=campaign,
@@ -50,7 +51,7 @@ def install_monitor(server: FastAPI, app: ColdStartApp, tasks: Tasks, watches: I
             tasks=_runs,
             ill=health.ill,
             cards=Cards().read,
-            caches={},
+            caches={"series": lambda: studies.room.taken} if isinstance(studies, ArchiveDatastore) else {},
         )
     )
     user = settings.MONAI_LABEL_AUTH_ROLE_USER
@@ -95,6 +96,7 @@ def _checks(app: ColdStartApp, tasks: Tasks, watches: tuple[Watch, ...]) -> dict
         "model": lambda: campaign.model_problem,
         "disk": partial(_disk, folders),
         "memory": _memory,
+        "log": lambda: app.log_file.trouble,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Sequence
 
 import psutil
@@ -16,7 +17,7 @@ MAX_MEMORY = 16 << 30
 """Bytes that an image may take, as stored and as float32 together: 1024 x 1024 x 1500 voxels of 16 bits take 9 GiB."""
 
 MEMORY_SHARE = 0.5
-"""Part of this machine's memory that one image may take; the rest is for another one, and for the server."""
+"""Part of the memory that one image may take; the rest is for another one, and for the server."""
 
 
 def require_three_dimensions(size: Sequence[int]) -> None:
@@ -51,9 +52,15 @@ def require_room(size: Sequence[int], n_components: int, bytes_per_value: int) -
             "Export it smaller"
         )
     needed = math.prod(size) * n_components * (bytes_per_value + 4)
-    limit = min(MAX_MEMORY, int(psutil.virtual_memory().total * MEMORY_SHARE))
+    limit = min(MAX_MEMORY, int(_memory() * MEMORY_SHARE))
     if needed > limit:
         raise UnusableError(
             f"its {lengths} pixels are too many; reading them takes {needed / (1 << 30):.1f} GiB of memory, "
             f"and an image may take {limit / (1 << 30):.1f} GiB on this machine (MAX_MEMORY). Export it smaller"
         )
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory, or what this process may allocate of it."""
+    total, (allowed, _) = int(psutil.virtual_memory().total), resource.getrlimit(resource.RLIMIT_DATA)
+    return total if allowed == resource.RLIM_INFINITY else min(total, allowed)

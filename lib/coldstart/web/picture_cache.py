@@ -12,9 +12,17 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 512 * 1024**2
+GIB = 1 << 30
+MAX_BYTES = GIB // 2
 """Some 100,000 thumbnails."""
+SHARE = 0.1
+"""Part of the disk for caches that the pictures may take: the rest is for series of an archive."""
 _SUFFIX = ".picture"
+
+
+def pictures_bound(cache_gb: float) -> int:
+    """Bytes that the pictures may take of what `--conf cache_gb` gives."""
+    return min(MAX_BYTES, int(cache_gb * GIB * SHARE))
 
 
 class PictureCache:

@@ -12,7 +12,7 @@ from coldstart.campaign.records import find_image
 from coldstart.images import Image, read_image
 from coldstart.web.drawing import draw_image, draw_prediction
 from coldstart.web.page import Page
-from coldstart.web.picture_cache import PictureCache
+from coldstart.web.picture_cache import PictureCache, pictures_bound
 
 Overlay = Literal["prediction", "entropy"]
 
@@ -43,7 +43,7 @@ class Pictures:
 
     def __init__(self, page: Page):
         self._page = page
-        self._cache = PictureCache(page.campaign.folder / FOLDER)
+        self._cache = PictureCache(page.campaign.folder / FOLDER, pictures_bound(page.campaign.settings.cache_gb))
 
     def thumbnail(self, image_id: str, side: int) -> Wish:
         """A small picture of an image; UnknownImageError where there is none."""
