@@ -20,6 +20,8 @@ CONF = {
     "epochs": "8",
     "budget": str(BUDGET),
     "prelabel": "0",
+    "retrain_at_budget": "false",
+    "publish_margin": "1",
     "device": "cpu",
 }
 BROKEN = "chest_broken"

@@ -6,6 +6,7 @@ The strings of `--conf` are parsed here, once; the rest of the package sees one 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,6 +35,7 @@ IMAGE_MODALITIES = (
 )
 """What DICOM calls the kinds of series that hold images."""
 ENCODER_PREFIXES = ("resnet50:", "hf:")
+_NOTHING = ("", "none", "null")
 
 
 class Settings(BaseModel):
@@ -84,6 +86,23 @@ class Settings(BaseModel):
     embed_batch_size: int = Field(16, ge=1, description="images that the encoder sees at once")
     score_batch_size: int = Field(8, ge=1, description="images that entropy scoring sees at once")
 
+    retrain_every: int = Field(0, ge=0, description="new labels after which the server trains by itself; 0 is never")
+    retrain_idle_minutes: float = Field(
+        0, ge=0, description="minutes without a click or a label after which new labels are learned from; 0 is never"
+    )
+    retrain_at: tuple[str, ...] = Field(
+        (), description="times of day at which new labels are learned from, by the server's clock; none is never"
+    )
+    retrain_at_budget: bool = Field(True, description="train the first model when the cold-start budget is labelled")
+    publish_margin: float = Field(
+        0.02, ge=0, le=1, description="by how much the Dice of a new model may be below that of the model in use"
+    )
+    keep_models: int = Field(5, ge=1, description="trained models that are kept, besides the one in use")
+    gpu_memory_fraction: float = Field(1.0, gt=0, le=1, description="share of a GPU's memory that a training may take")
+    when_gpu_is_taken: Literal["wait", "cpu"] = Field(
+        "wait", description="what a training does while others hold the GPU's memory: wait, or go on on the cpu"
+    )
+
     cores: int = Field(0, ge=0, description="processor cores that the server and its tasks use; 0 is all")
     memory_gb: float = Field(
         0, ge=0, description="memory that the server, and each of its tasks, may allocate, in GiB; 0 is no limit"
@@ -111,6 +130,14 @@ class Settings(BaseModel):
             if name not in IMAGE_MODALITIES:
                 raise ValueError(f"'{name}' must be one of DICOM's modalities of images, {', '.join(IMAGE_MODALITIES)}")
         return names
+
+    @field_validator("retrain_at")
+    @classmethod
+    def _check_times(cls, times: tuple[str, ...]) -> tuple[str, ...]:
+        for text in times:
+            if re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text) is None:
+                raise ValueError(f"'{text}' must be a time from 00:00 to 23:59, hours and minutes")
+        return tuple(sorted(set(times)))
 
     @field_validator("encoder")
     @classmethod
@@ -238,11 +265,15 @@ def parse_labels(text: str) -> dict[str, int]:
 
 
 def _parse_numbers(text: str) -> list[float] | None:
-    return None if text.lower() in ("", "none", "null") else [float(number) for number in text.split(",")]
+    return None if text.lower() in _NOTHING else [float(number) for number in text.split(",")]
 
 
 def _parse_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
+
+
+def _parse_times(text: str) -> list[str]:
+    return [] if text.lower() in _NOTHING else _parse_names(text)
 
 
 _PARSERS = {
@@ -250,6 +281,7 @@ _PARSERS = {
     "modalities": _parse_names,
     "spatial_size": _parse_numbers,
     "intensity_range": _parse_numbers,
+    "retrain_at": _parse_times,
 }
 """What is more than one word. MONAI Label's launcher splits at spaces, so the values hold none."""
 _EXAMPLES = {
@@ -257,6 +289,7 @@ _EXAMPLES = {
     "modalities": "CT,MR",
     "spatial_size": "256,256",
     "intensity_range": "-1000,1000",
+    "retrain_at": "02:00,12:30",
 }
 
 

@@ -36,6 +36,7 @@ def make_settings(**values: Any) -> Settings:
         "budget": BUDGET,
         "epochs": 1,
         "prelabel": 0,
+        "publish_margin": 1,  # trainings of one epoch: which of two models is better is chance
         "device": "cpu",
     }
     return Settings(**{**defaults, **values})

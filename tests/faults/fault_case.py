@@ -31,6 +31,8 @@ CONF = {
     "epochs": "1",
     "budget": str(BUDGET),
     "prelabel": "0",
+    "retrain_at_budget": "false",
+    "publish_margin": "1",
     "device": "cpu",
 }
 """The smallest campaign: a server on it has its plan, and a training its model, in seconds."""

@@ -16,6 +16,8 @@ CONF = {
     "epochs": "2",
     "budget": str(BUDGET),
     "prelabel": "0",
+    "retrain_at_budget": "false",
+    "publish_margin": "1",
 }
 
 

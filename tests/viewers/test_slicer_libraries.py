@@ -27,6 +27,8 @@ CONF = {
     "budget": "4",
     "device": "cpu",
     "prelabel": "2",
+    "retrain_at_budget": "false",
+    "publish_margin": "1",
 }
 Seen = list[dict[str, Any]]
 

@@ -35,6 +35,8 @@ CONF = {
     "budget": "2",
     "device": "cpu",
     "prelabel": str(N_PRELABELS),
+    "retrain_at_budget": "false",
+    "publish_margin": "1",
 }
 
 

@@ -24,6 +24,7 @@ from monailabel.utils.others.generic import gpu_count
 
 from coldstart.adapters.archive import ArchiveDatastore
 from coldstart.adapters.archive_client import require_archive_address
+from coldstart.adapters.chain import Chain
 from coldstart.adapters.datastore import CampaignDatastore, FolderDatastore
 from coldstart.adapters.errors import AppError, answered
 from coldstart.adapters.gate import install_gate
@@ -73,7 +74,8 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             labels=list(result_values(self.campaign.settings.labels)),
         )
         self._auto_update_scoring = False  # MONAI Label would queue every method; the watch queues what has work
-        self._tasks = Tasks(self.campaign)
+        trainer = self._trainers[MODEL_NAME]
+        self._tasks = Tasks(self.campaign, Chain(self.campaign, MODEL_NAME, trainer.is_plain))
         self._watch = Watch({LOOK_FOR_FILES: self._datastore.sync, "search for work": self._tasks.begin})
         self._judge = Judge(self.campaign)
         self._judging = Watch({"judging of saved labels": self._judge.judge_waiting})

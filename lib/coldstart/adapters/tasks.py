@@ -26,6 +26,7 @@ from monailabel.utils.async_tasks.utils import (
     tasks,
 )
 
+from coldstart.adapters.chain import OPEN, Chain
 from coldstart.campaign import Campaign
 
 RETRY_AFTER_S = (5.0, 60.0, 600.0)
@@ -78,21 +79,24 @@ class Tasks:
     ----------
     campaign : Campaign
         It says what there is to do.
+    chain : Chain
+        It says when to train, and begins that.
     """
 
-    def __init__(self, campaign: Campaign):
+    def __init__(self, campaign: Campaign, chain: Chain):
         self._campaign = campaign
+        self._chain = chain
         self._tries: dict[str, _Tries] = {}
         self._waiting: set[str] = set()
         self._processes = {kind: _Processes() for kind in KINDS}
         background_processes.update(self._processes)
-        async_task.stop_background_task = _stop
+        async_task.stop_background_task = self._stop
 
     def begin(self) -> dict[str, Any]:
         """Queue what has something to do, is neither waiting nor running, and did not fail a moment ago."""
         self._give_up_lost()
         queued: dict[str, Any] = {}
-        to_do = self._campaign.tasks_to_do()
+        to_do = {str(name): found for name, found in self._campaign.tasks_to_do().items()} | self._chain.due()
         self._tries = {name: tries for name, tries in self._tries.items() if name in to_do}  # the rest has succeeded
         for name, fingerprint in to_do.items():
             tries = self._tries.get(name)
@@ -102,7 +106,10 @@ class Tasks:
             if _is_open(name) or time.monotonic() - tries.last < wait_s:
                 continue
             self._tries[name] = _Tries(fingerprint, tries.count + 1, time.monotonic())
-            queued[name], _ = AsyncTask.run("scoring", request={"method": name}, enqueue=True)
+            if name == "train":
+                self._chain.begin()
+            else:
+                queued[name], _ = AsyncTask.run("scoring", request={"method": name}, enqueue=True)
         return queued
 
     def states(self) -> dict[str, str]:
@@ -131,6 +138,18 @@ class Tasks:
             }
             for name, task in _newest().items()
         ]
+
+    def _stop(self, kind: str) -> dict[str, Any] | None:
+        """Stop the running task, in the place of MONAI Label's function of this name.
+
+        Slicer's plugin reads the last line of what a stopped task said, which in its first seconds has said nothing.
+        """
+        task: dict[str, Any] | None = stop_background_task(kind)
+        if task is not None and not task.get("details"):
+            task["details"] = ["Stopped before it said anything."]
+        if task is not None and kind == "train":
+            self._campaign.note_stopped_training()
+        return task
 
     def _give_up_lost(self) -> None:
         """Call a task failed whose process could not be started: in MONAI Label it stays SUBMITTED for good.
@@ -185,22 +204,11 @@ def end_tasks_before(handler: Any) -> Callable[[int, FrameType | None], None]:
         for kind, executor in list(background_executors.items()):
             executor.shutdown(wait=False, cancel_futures=True)
             with suppress(psutil.NoSuchProcess):  # it has just ended by itself
-                AsyncTask.stop(kind)
+                stop_background_task(kind)
         if callable(handler):
             handler(number, frame)
 
     return handle
-
-
-def _stop(kind: str) -> dict[str, Any] | None:
-    """Stop the running task, in the place of MONAI Label's function of this name.
-
-    Slicer's plugin reads the last line of what a stopped task said, which in its first seconds has said nothing.
-    """
-    task: dict[str, Any] | None = stop_background_task(kind)
-    if task is not None and not task.get("details"):
-        task["details"] = ["Stopped before it said anything."]
-    return task
 
 
 def _newest() -> dict[str, dict[str, Any]]:
@@ -217,6 +225,7 @@ def _without_source(line: str) -> str:
 
 
 def _is_open(name: str) -> bool:
-    return any(
-        task["status"] in ("SUBMITTED", "RUNNING") and task["request"]["method"] == name for task in tasks("scoring")
+    of_name = (
+        tasks("train") if name == "train" else [one for one in tasks("scoring") if one["request"]["method"] == name]
     )
+    return any(task["status"] in OPEN for task in of_name)

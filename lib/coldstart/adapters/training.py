@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import BasicTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
+from coldstart.adapters.chain import TRIGGER
 from coldstart.adapters.errors import answered
 from coldstart.campaign import Campaign
+from coldstart.exceptions import ColdStartError
 from coldstart.segmentation import EpochReport, Evaluation
 from coldstart.settings import Settings
 
@@ -74,11 +77,18 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
             self._running_path.unlink(missing_ok=True)  # of a training that was killed
             try:
                 with answered():
+                    if self._is_done_already(request):
+                        return self.stats()
                     self._campaign.fetch_training_images()
                 stats: dict[str, Any] = super().__call__(request, datastore)
             finally:
                 self._running_path.unlink(missing_ok=True)
         return stats
+
+    def _is_done_already(self, request: Mapping[str, Any]) -> bool:
+        """Finish a training that was killed before its model was checked; that, or another server's, may be enough."""
+        self._campaign.check_waiting()
+        return TRIGGER in request and self._campaign.training_due() is None
 
     def stats(self) -> dict[str, Any]:
         """Stats of the training that runs, else of the last one that published a model."""
@@ -127,24 +137,37 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
 
         with answered():
             model, evaluation = self._campaign.train(
-                settings, on_epoch, rank=rank, world_size=world_size if multi_gpu else 1
+                settings,
+                on_epoch,
+                rank=rank,
+                world_size=world_size if multi_gpu else 1,
+                trigger=request.get(TRIGGER),
             )
         if rank == 0:
             stats.pop("current_time", None)
             stats.update(
                 total_time=_duration(time.time() - started),
-                model_version=model.version,
                 batch_size=model.config.batch_size,
-                **_judged(evaluation),
+                trained_version=model.version,
+                comparison=self._campaign.publisher.versions.read(model.version)["comparison"]["sentence"],
             )
+            if self._campaign.publisher.in_use() == model.version:
+                stats.update(model_version=model.version, **_judged(evaluation))
             _write_stats(Path(self._stats_path), stats)
-            logger.info("Published model %s; %s", model.version, _sentence(evaluation))
+            logger.info("Model %s: %s", model.version, _sentence(evaluation))
         return stats
+
+    def is_plain(self, request: Mapping[str, Any]) -> bool:
+        """Tell whether a request asks for the training that the server would begin by itself."""
+        try:
+            return self._settings_of(request) == self._campaign.settings and not request.get("multi_gpu")
+        except ColdStartError:
+            return False
 
     def cleanup(self, request: dict[str, Any]) -> None:
         """Nothing was cached."""
 
-    def _settings_of(self, request: dict[str, Any]) -> Settings:
+    def _settings_of(self, request: Mapping[str, Any]) -> Settings:
         named = {_MONAILABEL_NAMES.get(key, key): value for key, value in request.items()}
         values = {key: value for key, value in named.items() if key in _OF_A_TRAINING}
         values["device"] = _device(request.get("device"), self._campaign.settings.device)

@@ -24,23 +24,22 @@ from coldstart.campaign.inventory import ImageFile, LabelFile
 from coldstart.campaign.learning import LabelledImages
 from coldstart.campaign.pool import PoolMemory
 from coldstart.campaign.progress import reporter
+from coldstart.campaign.publishing import Publisher
 from coldstart.campaign.refill import Refill
+from coldstart.campaign.retraining import Due
 from coldstart.campaign.serving import Desk, Sample
 from coldstart.campaign.steering import Lookout, Preview, SteeredSettings, retry_set_aside
+from coldstart.campaign.triggers import Triggers, ask, labels_to_learn_from
 from coldstart.embedding import create_encoder
 from coldstart.exceptions import ModelError, StoreBusyError, StoreError
 from coldstart.segmentation import (
     EpochReport,
     Evaluation,
     Model,
-    evaluate,
     faster,
-    keep_last_good,
-    load_model,
     load_published,
     predict_prepared,
     prepare_image,
-    save_model,
     train,
 )
 from coldstart.settings import Settings
@@ -77,8 +76,6 @@ class Campaign:
         self.held_out = read_held_out(configured.heldout)
         self.unknown_held_out: list[str] = []
         self._refill = Refill()
-        self.model_problem: str | None = None
-        self._model_seen: tuple[Any, ...] = ()
         self.store = Store(folder, self._fill)
         self._steered = SteeredSettings(self.store, configured)
         self._memory = PoolMemory(configured.random_state)
@@ -89,6 +86,8 @@ class Campaign:
         self._replanning = threading.Lock()
         self._baselines = Baselines(self.store, self._steered.read, self._desk.remember)
         self.model_path = folder / "models" / "attention_unet.pt"
+        self.publisher = Publisher(self.store, self.model_path)
+        self.triggers = Triggers(self.store)
         self.fetch: Fetch = all_are_here
 
     def __reduce__(self) -> tuple[type[Campaign], tuple[Settings, Path]]:
@@ -290,7 +289,7 @@ class Campaign:
 
     def tasks_to_do(self) -> dict[TaskName, str]:
         """Tasks that have something to do, each with a fingerprint that changes when there is something else to do."""
-        self._adopt_model()
+        self.publisher.settle()
         tasks: dict[TaskName, str] = {}
         database = self.store.identity  # in a database made anew everything is to be done again
         with self.store.reading() as session:
@@ -336,9 +335,18 @@ class Campaign:
         return learning.require_training_images(self.store)
 
     def train(
-        self, settings: Settings, on_epoch: Callable[[EpochReport], None], *, rank: int = 0, world_size: int = 1
+        self,
+        settings: Settings,
+        on_epoch: Callable[[EpochReport], None],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        trigger: str | None = None,
     ) -> tuple[Model, Evaluation | None]:
-        """Train on every usable label from scratch, publish the model, and judge it on the held-out images.
+        """Train on every usable label from scratch, judge the model on the held-out images, and put it into use.
+
+        A model that is worse than the one in use is kept, and the one in use stays: `coldstart.campaign.retraining`
+        has the rule, and the record of the new one (`publisher.versions`) why.
 
         Parameters
         ----------
@@ -348,49 +356,71 @@ class Campaign:
             Called after every epoch.
         rank, world_size : int
             Of this process in a training on several GPUs; the first one publishes.
+        trigger : str, optional
+            Why there is a training, for the log.
 
         Raises
         ------
         ModelError
-            If there is no label to learn from, or the training diverged; the model before stays in use.
+            If there is no label to learn from, the training diverged, or the model cannot be read back; the model
+            before stays in use.
         """
+        attempt = self._begin_attempt(trigger)
         labelled = self.require_training_images()
         config = learning.training_config(settings)
-        model = train(labelled.training, config, on_epoch=on_epoch, rank=rank, world_size=world_size)
-        return model, self._publish(model, labelled) if rank == 0 else None
-
-    def _publish(self, model: Model, labelled: LabelledImages) -> Evaluation | None:
-        """Put a trained model in the place of the one before, and judge it on the held-out images that have labels."""
-        report = reporter(self.store, "evaluation", f"model {model.version}")
-        evaluation = evaluate(model, labelled.held_out, report) if labelled.held_out else None
-        save_model(model, self.model_path)
-        details = {
-            **model.metadata,
-            "problems": labelled.problems,
-            "heldout": evaluation.to_dict() if evaluation is not None else None,
-        }
-        self.store.patiently(partial(learning.record_model, self.store, model.version, details))
-        return evaluation
-
-    def _adopt_model(self) -> None:
-        """Note a published model that the database does not know.
-
-        Its training was killed before it could say so, or the database was made anew since.
-        """
-        if not self.model_path.is_file():
-            return
-        if (seen := (self.model_path.stat().st_mtime_ns, *self.store.identity)) == self._model_seen:
-            return
         try:
-            model = load_model(self.model_path, "cpu")
+            model = train(labelled.training, config, on_epoch=on_epoch, rank=rank, world_size=world_size)
         except ModelError as error:
-            self.model_problem = str(error)
-            logger.warning("%s", error)
-        else:
-            self.model_problem = None
-            keep_last_good(model, self.model_path)
-            learning.record_model(self.store, model.version, dict(model.metadata))
-        self._model_seen = seen
+            if rank == 0:
+                attempt["config"] = config.to_dict()
+                self.store.patiently(partial(learning.record_refused, self.store, attempt, str(error)))
+            raise
+        if rank != 0:
+            return model, None
+        self.publisher.versions.keep(model, {**model.metadata, **attempt}, "unchecked")
+        model, evaluation, _ = self.publisher.check(model.version, settings)
+        return model, evaluation
+
+    def _begin_attempt(self, trigger: str | None) -> dict[str, Any]:
+        """What is known of a training when it begins: a label that is saved from now on is new to the next one."""
+        with self.store.reading() as session:
+            learned = {image_id: signature for image_id, signature, _ in labels_to_learn_from(session)}
+        return {"began_at": time.time(), "learned": learned, "trigger": trigger}
+
+    def note_stopped_training(self) -> None:
+        """Note that somebody stopped a training: it does not begin again before there is a new reason."""
+        try:
+            learning.record_refused(self.store, self._begin_attempt(None), "It was stopped.")
+        except StoreError as error:
+            logger.warning("The training that was stopped may begin again by itself: %s", error)
+
+    def check_waiting(self) -> int:
+        """Check the models whose training was killed before it could; return how many there were."""
+        waiting = [version for version, state in self.publisher.versions.states().items() if state == "unchecked"]
+        for version in waiting:
+            self.publisher.check(version, self.settings)
+        return len(waiting)
+
+    def training_due(self) -> Due | None:
+        """Tell whether the server is to train now, and why."""
+        if "unchecked" in self.publisher.versions.states().values():
+            return Due("check", "a trained model waits to be compared with the one in use")
+        return self.triggers.due(self.settings)
+
+    def ask_for_training(self, who: str | None) -> None:
+        """Have the server train as soon as it can: now, or once after the training that runs.
+
+        Raises
+        ------
+        ModelError
+            If there is no label to learn from.
+        """
+        ask(self.store, who)
+
+    @property
+    def model_problem(self) -> str | None:
+        """Why the file of the model in use cannot be used, or None."""
+        return self.publisher.problem
 
     def score(self) -> int:
         """Score the unlabelled images with the published model; return how many were scored.

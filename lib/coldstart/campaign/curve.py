@@ -167,7 +167,9 @@ def _by_labels(judged: Sequence[Judged]) -> list[Round]:
 def _evaluated(session: Session) -> list[tuple[str, float, Round]]:
     """Version, time, and Dice on the held-out images, of each model that was judged on some."""
     n_images, images = Model.details["n_images"], Model.details["heldout"]["images"]
-    rows = session.execute(select(Model.version, Model.created_at, n_images, images).order_by(Model.id)).tuples()
+    rows = session.execute(
+        select(Model.version, Model.created_at, n_images, images).order_by(Model.created_at)
+    ).tuples()
     found = [(version, at, Round(n, _dice_by_image(rated))) for version, at, n, rated in rows if n and rated]
     return [one for one in found if one[2].dice]
 

@@ -24,6 +24,10 @@ from coldstart.segmentation import Sample, TrainingConfig, class_names
 from coldstart.settings import Settings
 from coldstart.store import Image, Label, Model, Scoring, Store
 
+TRAINED, REFUSED, ROLLED_BACK = "training", "training_refused", "rollback"
+"""Kinds of lines in the log: a model came into use, a training gave none, an earlier model came back."""
+_OF_AN_ATTEMPT = ("began_at", "learned", "trigger", "config", "comparison")
+
 logger = logging.getLogger(__name__)
 
 
@@ -99,8 +103,38 @@ def record_model(store: Store, version: str, details: dict[str, Any]) -> None:
             model.details = {**model.details, **details}
 
 
+def put_in_use(store: Store, version: str, details: dict[str, Any], *, who: str | None = None) -> None:
+    """Note which model is in use now; `details` are plain JSON types.
+
+    One that was in use before becomes the newest again: it has to score and to segment anew.
+    """
+    with store.writing() as session:
+        newest = newest_model(session)
+        if newest is not None and newest.version == version:
+            newest.details = {**newest.details, **details}
+            return
+        known = session.scalar(select(Model).where(Model.version == version))
+        if known is None:
+            session.add(Model(version=version, created_at=time.time(), details=details))
+            record(session, TRAINED, {"model_version": version, **details, "software": software()}, who=who)
+            return
+        created_at = known.created_at
+        session.delete(known)
+        session.flush()
+        session.add(Model(version=version, created_at=created_at, details=details))
+        before = newest.version if newest is not None else None
+        record(session, ROLLED_BACK, {"model_version": version, "before": before}, who=who)
+
+
+def record_refused(store: Store, attempt: Mapping[str, Any], reason: str) -> None:
+    """Note in the log that a training ended without a model for use; `attempt` is what is known of it."""
+    details = {"reason": reason, **{key: attempt.get(key) for key in _OF_AN_ATTEMPT}}
+    with store.writing() as session:
+        record(session, REFUSED, {**details, "model_version": attempt.get("version"), "software": software()})
+
+
 def newest_model(session: Session) -> Model | None:
-    """The model published last."""
+    """The model put into use last."""
     return session.scalar(select(Model).order_by(Model.id.desc()).limit(1))
 
 

@@ -5,7 +5,15 @@ from coldstart.segmentation.evaluate import Evaluation, ImageEvaluation, evaluat
 from coldstart.segmentation.infer import faster, predict_prepared, predict_probabilities, predict_with_dropout, segment
 from coldstart.segmentation.labels import check_label, check_label_file, class_names, map_values, value_of_class
 from coldstart.segmentation.metrics import ClassScore
-from coldstart.segmentation.model_file import Model, keep_last_good, load_model, load_published, read_model, save_model
+from coldstart.segmentation.model_file import (
+    Model,
+    keep_last_good,
+    load_model,
+    load_published,
+    read_model,
+    save_model,
+    write_model,
+)
 from coldstart.segmentation.network import build_network, resolve_device
 from coldstart.segmentation.preprocess import prepare_image, prepare_label
 from coldstart.segmentation.train import EpochReport, train
@@ -39,4 +47,5 @@ __all__ = [
     "segment",
     "train",
     "value_of_class",
+    "write_model",
 ]

@@ -124,17 +124,12 @@ def save_model(model: Model, path: Path) -> None:
     ModelError
         If the file cannot be written.
     """
-    content = _serialised(model)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
-            _replace(path, content)
-            _keep_copy(path, content)
-    except OSError as error:
-        raise ModelError(
-            f"The model could not be written to {path}: {error}. Free space there or make the folder writable, "
-            "and train again."
-        ) from error
+    _write(model, path, with_copy=True)
+
+
+def write_model(model: Model, path: Path) -> None:
+    """Do as `save_model`, without a copy: for a model that is kept and not in use."""
+    _write(model, path, with_copy=False)
 
 
 def keep_last_good(model: Model, path: Path) -> None:
@@ -270,6 +265,23 @@ def _serialised(model: Model) -> memoryview:
     content = io.BytesIO()
     torch.save({"model": weights, "metadata": metadata}, content)
     return content.getbuffer()
+
+
+def _write(model: Model, path: Path, *, with_copy: bool) -> None:
+    content = _serialised(model)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not with_copy:
+            _replace(path, content)
+            return
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            _replace(path, content)
+            _keep_copy(path, content)
+    except OSError as error:
+        raise ModelError(
+            f"The model could not be written to {path}: {error}. Free space there or make the folder writable, "
+            "and train again."
+        ) from error
 
 
 def _replace(path: Path, content: memoryview) -> None:

@@ -1,0 +1,105 @@
+"""The chain that the server's process drives: train, check, publish, score, pre-label.
+
+What is due is decided from the store (`Campaign.training_due`, `Campaign.tasks_to_do`) at every look of the watch, so a
+link that was killed is begun again, here or in the next server. MONAI Label runs trainings one after the other, in a
+queue that a restart forgets: here one waits at most, and what waits is in the store too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from monailabel.utils.async_tasks.task import AsyncTask
+from monailabel.utils.async_tasks.utils import tasks
+
+from coldstart.campaign import Campaign
+from coldstart.campaign.triggers import ask, asked_request
+from coldstart.exceptions import ColdStartError
+
+TRIGGER = "trigger"
+"""Key of a training's request: which trigger the server began it for. A viewer's has none."""
+QUEUED_AT = "queued_at"
+OPEN = ("SUBMITTED", "RUNNING")
+"""States in which MONAI Label has a task that has not ended."""
+
+logger = logging.getLogger(__name__)
+_run = AsyncTask.run
+
+
+class Chain:
+    """Begins trainings that are due, and lets a viewer's request join the one that runs.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        It says what is due.
+    model : str
+        Name of the trainer.
+    is_plain : callable
+        Tells whether a request asks for nothing else than what the campaign's settings say.
+    """
+
+    def __init__(self, campaign: Campaign, model: str, is_plain: Callable[[Mapping[str, Any]], bool]):
+        self._campaign = campaign
+        self._model = model
+        self._is_plain = is_plain
+        AsyncTask.run = staticmethod(self._run)
+
+    def due(self) -> dict[str, str]:
+        """Return the training that is due, as `Tasks.begin` takes it, with a fingerprint of what makes it due."""
+        due = self._campaign.training_due()
+        if due is None:
+            return {}
+        situation = self._campaign.triggers.situation(self._campaign.settings)
+        return {"train": f"{due.trigger} {situation.trained_at} {len(situation.new_labels)}"}
+
+    def begin(self) -> None:
+        """Begin the training that is due."""
+        due = self._campaign.training_due()
+        if due is None:
+            return
+        asked = asked_request(self._campaign.store) if due.trigger == "asked" else {}
+        logger.info("A training begins by itself: %s.", due.sentence)
+        own = {"model": self._model, TRIGGER: due.trigger, QUEUED_AT: time.time()}
+        _run("train", request={**asked, **own}, enqueue=True)
+
+    def _open(self) -> list[dict[str, Any]]:
+        return [task for task in tasks("train") if task["status"] in OPEN]
+
+    def _run(
+        self,
+        method: str,
+        request: dict[str, Any] | None = None,
+        params: dict[str, Any] | None = None,
+        force_sync: bool = False,
+        enqueue: bool = False,
+    ) -> tuple[Any, str | None]:
+        """Do as MONAI Label's `AsyncTask.run`; a training beside another one joins it, or waits, once.
+
+        It joins one that the server began by itself and that learns from all that there is. Else it waits: the last
+        one who asks says with which settings.
+        """
+        open_ = self._open() if method == "train" and not force_sync else []
+        if not open_:
+            result: tuple[Any, str | None] = _run(method, request, params, force_sync, enqueue)
+            return result
+        asked = {**(request or {}), **(params or {})}
+        if len(open_) > 1:
+            open_[-1]["request"].update(asked)
+            return open_[-1], None
+        if TRIGGER in open_[0]["request"] and self._is_plain(asked) and not self._has_news(open_[0]):
+            return open_[0], None
+        try:
+            ask(self._campaign.store, None, asked)  # so that a restart does not forget it
+        except ColdStartError as error:
+            logger.warning("The training that waits is forgotten at a restart: %s", error)
+        result = _run(method, request, params, force_sync, True)
+        return result
+
+    def _has_news(self, task: Mapping[str, Any]) -> bool:
+        """Whether a label was saved since a training was queued: it may not learn from that."""
+        situation = self._campaign.triggers.situation(self._campaign.settings)
+        return any(at >= float(task["request"][QUEUED_AT]) for at in situation.new_labels)

@@ -1,0 +1,260 @@
+"""A trained model's way into use: kept, read back, compared with the model in use, and put in its place or not.
+
+The file of the model in use says which one that is; the database follows it. Every step can be killed: the next one to
+come here, the server's watch or the next training, finds in the kept models (`coldstart.campaign.versions`) what is
+left to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from coldstart.campaign import learning
+from coldstart.campaign.progress import reporter
+from coldstart.campaign.retraining import Comparison, compare, nothing_to_compare
+from coldstart.campaign.versions import Versions
+from coldstart.exceptions import InvalidInputError, ModelError
+from coldstart.memory import give_back
+from coldstart.segmentation import (
+    Evaluation,
+    Model,
+    Sample,
+    evaluate,
+    keep_last_good,
+    load_model,
+    load_published,
+    save_model,
+)
+from coldstart.settings import Settings
+from coldstart.store import Store
+
+TURN_LIMIT_S = 60.0
+"""How long somebody who chooses a model waits for one that is being put into use."""
+
+logger = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Brings models into use, and says which one is.
+
+    Parameters
+    ----------
+    store : Store
+        The campaign's database.
+    path : Path
+        The file of the model in use.
+    """
+
+    def __init__(self, store: Store, path: Path):
+        self._store = store
+        self._path = path
+        self._turn = FileLock(path.parent / "publishing.lock")
+        self._seen: tuple[Any, ...] | None = None
+        self.versions = Versions(path.parent / "versions")
+        self.problem: str | None = None
+
+    def in_use(self) -> str | None:
+        """Version of the model in use, as the database knows it."""
+        with self._store.reading() as session:
+            newest = learning.newest_model(session)
+        return newest.version if newest is not None else None
+
+    def check(self, version: str, settings: Settings) -> tuple[Model, Evaluation | None, Comparison]:
+        """Read a kept model back, compare it with the model in use, and put it in its place unless it is worse.
+
+        Returns
+        -------
+        model, evaluation, comparison : Model, Evaluation or None, Comparison
+            What was read back, how it does on the held-out images that have labels, and whether it is used.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be read back: the model in use stays.
+        """
+        record = self.versions.read(version)
+        try:
+            model = self.versions.load(version, settings.device)
+        except ModelError as error:
+            self._refuse(record, f"It is not used, because it cannot be read back: {error}")
+            raise
+        labelled = learning.labelled_images(self._store)
+        report = reporter(self._store, "evaluation", f"model {version}")
+        evaluation = evaluate(model, labelled.held_out, report) if labelled.held_out else None
+        comparison = self._compare(model, evaluation, labelled, settings)
+        record = {
+            **record,
+            "problems": labelled.problems,
+            "heldout": evaluation.to_dict() if evaluation is not None else None,
+            "comparison": comparison.to_dict(),
+        }
+        if comparison.fit:
+            self.versions.write(version, record, "chosen")
+            with self._turn:
+                self._store.patiently(self._finish)
+        else:
+            self._refuse(record, comparison.sentence)
+        self.versions.prune(settings.keep_models, self.in_use())
+        logger.info("Model %s: %s", version, comparison.sentence)
+        return model, evaluation, comparison
+
+    def choose(self, version: str, who: str | None) -> None:
+        """Put a kept model in the place of the one in use, whatever speaks against it.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such model, or it is in use.
+        ModelError
+            If its file cannot be used: nothing has changed.
+        """
+        record = self.versions.read(version)
+        if version == self.in_use():
+            raise InvalidInputError(f"`version` must be another model than the one in use; {version} is in use.")
+        self.versions.load(version, "cpu")
+        try:
+            with self._turn.acquire(timeout=TURN_LIMIT_S):
+                self._finish()  # of one that was killed; the choice comes after it
+                self.versions.write(version, {**record, "chosen_by": who}, "chosen")
+                self._finish()
+        except Timeout:
+            raise ModelError("Another model is being put into use just now. Try again in a minute.") from None
+
+    def settle(self) -> None:
+        """Finish what was killed on its way, and note a model that came by other ways; unless it is somebody's turn."""
+        if "chosen" not in self.versions.states().values() and self._state() in (None, self._seen):
+            return
+        try:
+            with self._turn.acquire(timeout=0):
+                self._finish()
+                self._adopt()
+        except Timeout:
+            return
+
+    def _compare(
+        self, model: Model, evaluation: Evaluation | None, labelled: learning.LabelledImages, settings: Settings
+    ) -> Comparison:
+        try:
+            old = load_published(self._path, settings.device)
+        except ModelError as error:
+            why = "there is no other one" if not self._path.is_file() else f"the one before is of no use ({error})"
+            return nothing_to_compare(None, why)
+        if old.version == model.version:
+            return nothing_to_compare(old.version, "it is in use already")
+        if old.label_names != model.label_names:
+            return nothing_to_compare(old.version, "the one before was trained for other structures")
+        seen, learned = _learned(old), _learned(model)
+        new_dice = _dice(evaluation)
+        held_out = [one for one in labelled.held_out if one.image_id not in seen | learned and one.image_id in new_dice]
+        others = [one for one in labelled.training if one.image_id not in seen]
+        samples = held_out or others
+        if not samples:
+            return nothing_to_compare(old.version, "no image has a label that the one before did not learn from")
+        if not held_out:
+            new_dice = _dice(_evaluated(model, samples))
+        n_learned = 0 if held_out else sum(one.image_id in learned for one in samples)
+        try:
+            return compare(
+                old.version,
+                _dice(_evaluated(old, samples)),
+                new_dice,
+                basis="heldout" if held_out else "prequential",
+                n_learned=n_learned,
+                margin=settings.publish_margin,
+            )
+        finally:
+            del old
+            give_back()
+
+    def _refuse(self, record: Mapping[str, Any], reason: str) -> None:
+        """Note in the log that a training ended without a model for use, then that nothing is left to do."""
+        refused = partial(learning.record_refused, self._store, record, reason)
+        self._store.patiently(refused)
+        self.versions.write(str(record["version"]), {**record, "refused": reason}, "done")
+
+    def _finish(self) -> None:
+        """Put models into use that are to be, of several the newest for good."""
+        for version in [version for version, state in self.versions.states().items() if state == "chosen"]:
+            record = self.versions.read(version)
+            try:
+                model = self.versions.load(version, "cpu")
+            except ModelError as error:
+                logger.error("The model %s was to be used and cannot be: %s", version, error)
+            else:
+                if _version_at(self._path) != version:
+                    save_model(model, self._path)
+                learning.put_in_use(self._store, version, _details(record), who=record.get("chosen_by"))
+            self.versions.write(version, record, "done")
+
+    def _adopt(self) -> None:
+        """Note the model at the path where the database does not know that it is in use.
+
+        It was uploaded, or the database was made anew since.
+        """
+        seen = self._state()
+        if seen is None or seen == self._seen:
+            return
+        try:
+            model = load_model(self._path, "cpu")
+        except ModelError as error:
+            self.problem = str(error)
+            logger.warning("%s", error)
+        else:
+            self.problem = None
+            keep_last_good(model, self._path)
+            kept = model.version in self.versions.states()
+            details = _details(self.versions.read(model.version)) if kept else dict(model.metadata)
+            learning.put_in_use(self._store, model.version, details)
+            if not kept:
+                self._keep_adopted(model)
+        self._seen = seen
+
+    def _state(self) -> tuple[Any, ...] | None:
+        """What changes with the file of the model in use, and with the database; None where there is no model."""
+        try:
+            return self._path.stat().st_mtime_ns, *self._store.identity
+        except FileNotFoundError:
+            return None
+
+    def _keep_adopted(self, model: Model) -> None:
+        with self._store.reading() as session:
+            newest = learning.newest_model(session)
+        known = newest.details if newest is not None else {}
+        try:
+            self.versions.keep(model, {**model.metadata, "heldout": known.get("heldout")}, "done")
+        except ModelError as error:
+            logger.warning("%s", error)
+
+
+def _details(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the database keeps of a record."""
+    return {key: value for key, value in record.items() if key not in ("chosen_by", "refused")}
+
+
+def _version_at(path: Path) -> str | None:
+    try:
+        return load_model(path, "cpu").version
+    except ModelError:
+        return None
+
+
+def _learned(model: Model) -> frozenset[str]:
+    return frozenset(model.metadata.get("training_images", ()))
+
+
+def _evaluated(model: Model, samples: list[Sample]) -> Evaluation | None:
+    try:
+        return evaluate(model, samples)
+    except InvalidInputError as error:  # none of the images can be read just now
+        logger.warning("%s", error)
+        return None
+
+
+def _dice(evaluation: Evaluation | None) -> dict[str, float]:
+    return {} if evaluation is None else {image.image_id: image.dice for image in evaluation.images}

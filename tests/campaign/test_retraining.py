@@ -1,0 +1,180 @@
+"""When a training is due, each trigger on its own and together, and which of two models is used."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import campaign_case as case
+import pytest
+from campaign_case import label
+
+from coldstart.campaign.retraining import Situation, compare, training_due
+from coldstart.exceptions import ModelError, SettingsError
+from coldstart.settings import Settings
+
+NOON = datetime(2026, 3, 4, 12, 0).timestamp()
+HOUR = 3600.0
+
+
+def situation(**values: object) -> Situation:
+    plain = dict(
+        new_labels=[],
+        n_labelled=20,
+        n_planned=10,
+        has_model=True,
+        trained_at=None,
+        asked_at=None,
+        active_at=None,
+    )
+    return Situation(**{**plain, **values})
+
+
+def due(now: float = NOON, options: dict[str, object] | None = None, **values: object) -> str | None:
+    settings = case.make_settings(**{"retrain_at_budget": False, **(options or {})})
+    found = training_due(situation(**values), settings, now)
+    return None if found is None else found.trigger
+
+
+def test_nothing_is_due_by_default_once_there_is_a_model() -> None:
+    found = training_due(situation(new_labels=[NOON - 90 * HOUR] * 50), case.make_settings(), NOON)
+    assert found is None
+
+
+def test_budget_is_due_with_the_last_label_of_the_cold_start_and_no_model() -> None:
+    on = {"retrain_at_budget": True}
+    new = {"new_labels": [NOON] * 10, "has_model": False}
+    assert due(options=on, **new, n_labelled=10) == "budget"
+    assert due(options=on, **new, n_labelled=9) is None
+    assert due(options=on, **{**new, "has_model": True}, n_labelled=10) is None
+    assert due(options=on, has_model=False, n_labelled=10) is None, "it failed on these labels a moment ago"
+    assert due(**new, n_labelled=10) is None, "switched off"
+
+
+def test_every_n_counts_labels_that_the_last_training_had_not() -> None:
+    assert due(options={"retrain_every": 3}, new_labels=[NOON] * 2) is None
+    assert due(options={"retrain_every": 3}, new_labels=[NOON] * 3) == "labels"
+
+
+@pytest.mark.parametrize(
+    ("idle_minutes", "new", "expected"), [(31, 1, "idle"), (30, 1, "idle"), (29, 1, None), (31, 0, None)]
+)
+def test_idle_needs_the_time_without_click_and_label_and_a_new_label(
+    idle_minutes: float, new: int, expected: str | None
+) -> None:
+    options = {"retrain_idle_minutes": 30}
+    early = [NOON - 9 * HOUR] * new
+    assert due(options=options, new_labels=early, active_at=NOON - 60 * idle_minutes) == expected
+    late = [NOON - 60 * idle_minutes] * new
+    assert due(options=options, new_labels=late, active_at=NOON - 9 * HOUR) == expected
+
+
+def test_time_of_day_is_due_once_and_only_for_labels_from_before_it() -> None:
+    options = {"retrain_at": ("02:00", "11:30")}
+    before, after = [NOON - HOUR], [NOON - 0.25 * HOUR]
+    assert due(options=options, new_labels=before) == "time"
+    assert due(options=options, new_labels=after) is None
+    assert due(options=options, new_labels=[]) is None
+    assert due(options=options, new_labels=before, trained_at=NOON - 0.4 * HOUR) is None, "done since"
+    assert due(options=options, new_labels=before, trained_at=NOON - 0.6 * HOUR) == "time", "began before it was time"
+
+
+def test_time_of_day_that_passed_while_no_server_ran_is_made_up_for() -> None:
+    assert due(options={"retrain_at": ("13:00",)}, new_labels=[NOON - 30 * HOUR], trained_at=NOON - 50 * HOUR) == "time"
+
+
+def test_somebody_who_asks_is_heard_once_however_often() -> None:
+    assert due(asked_at=NOON) == "asked"
+    assert due(asked_at=NOON, trained_at=NOON - 1) == "asked", "while a training ran"
+    assert due(asked_at=NOON, trained_at=NOON + 1) is None
+
+
+@pytest.mark.parametrize("text", ["24:00", "2:00", "02:60", "noon", "02:00;03:00", "02:00:00"])
+def test_time_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="must be a time from 00:00 to 23:59, hours and minutes"):
+        case.make_settings().override({"retrain_at": text})
+
+
+def test_times_are_read_from_text() -> None:
+    def times(text: str) -> tuple[str, ...]:
+        settings: Settings = case.make_settings().override({"retrain_at": text})
+        return settings.retrain_at
+
+    assert times("12:30,02:00,12:30") == ("02:00", "12:30")
+    assert times("none") == times("") == ()
+
+
+@pytest.mark.parametrize(("loss", "fit"), [(-0.1, True), (0.0, True), (0.02, True), (0.0201, False), (0.5, False)])
+def test_new_model_may_be_worse_by_the_margin_and_no_more(loss: float, fit: bool) -> None:
+    old = {"a": 0.9, "b": 0.7, "only_old": 0.1}
+    new = {"a": 0.9 - loss - 0.05, "b": 0.7 - loss + 0.05, "only_new": 0.0}
+    found = compare("m1", old, new, basis="heldout", n_learned=0, margin=0.02)
+    assert found.fit is fit
+    assert (found.old, found.new, found.n) == (pytest.approx(0.8), pytest.approx(0.8 - loss), 2)
+    assert ("It is used" in found.sentence) is fit
+    assert found.low is not None and found.high is not None and found.low < -loss < found.high
+
+
+def test_nothing_in_common_speaks_against_nobody() -> None:
+    found = compare("m1", {"a": 1.0}, {"b": 0.0}, basis="prequential", n_learned=0, margin=0.0)
+    assert found.fit and "without a comparison" in found.sentence
+
+
+def trained(campaign: case.Campaign) -> str:
+    model, _ = campaign.train(campaign.settings, lambda _: None)
+    return model.version
+
+
+def test_campaign_counts_labels_saved_again_and_those_saved_during_a_training(make_campaign) -> None:
+    campaign = make_campaign(retrain_every=2)
+    for image_id in ("p00", "p01"):
+        label(campaign, image_id)
+    assert campaign.training_due().trigger == "labels"
+
+    def save_another(_: object) -> None:
+        label(campaign, "p02")
+
+    campaign.train(campaign.settings, save_another)
+    assert campaign.training_due() is None
+    label(campaign, "p00", values=(2,))
+    assert campaign.training_due().trigger == "labels", "one is new, and another one changed"
+    label(campaign, "h0")
+    trained(campaign)
+    assert campaign.training_due() is None
+
+
+def test_training_that_fails_is_not_due_again_on_the_same_labels(make_campaign) -> None:
+    campaign = make_campaign(retrain_every=1, learning_rate=1e30, epochs=4)
+    label(campaign, "p00")
+    with pytest.raises(ModelError, match="diverged"):
+        campaign.train(campaign.settings, lambda _: None)
+    assert campaign.training_due() is None
+    label(campaign, "p01")
+    assert campaign.training_due().trigger == "labels"
+
+
+def test_training_that_was_asked_for_is_due_until_one_has_begun(make_campaign) -> None:
+    campaign = make_campaign()
+    with pytest.raises(ModelError, match="at least 1 labelled image"):
+        campaign.ask_for_training("ann")
+    label(campaign, "p00")
+    assert campaign.training_due() is None
+    campaign.ask_for_training("ann")
+    campaign.ask_for_training("bob")
+    assert make_campaign().training_due().trigger == "asked", "for another process too"
+
+    def ask_again(_: object) -> None:
+        time.sleep(0.01)
+        campaign.ask_for_training("ann")
+
+    campaign.train(campaign.settings, ask_again)
+    assert campaign.training_due().trigger == "asked"
+    trained(campaign)
+    assert campaign.training_due() is None
+
+
+def test_training_that_somebody_stopped_is_not_due_again(make_campaign) -> None:
+    campaign = make_campaign(retrain_every=1)
+    label(campaign, "p00")
+    campaign.note_stopped_training()
+    assert campaign.training_due() is None
