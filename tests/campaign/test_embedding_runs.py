@@ -10,7 +10,7 @@ import pytest
 from campaign_case import planned, rows
 
 from coldstart.campaign import campaign as campaign_module
-from coldstart.campaign import planning, vectors
+from coldstart.campaign import drafting, planning, vectors
 from coldstart.embedding import create_encoder
 from coldstart.store import Image
 
@@ -104,7 +104,7 @@ def test_run_killed_between_map_and_plan_makes_the_plan_next_time(make_new, pict
     campaign = make_new()
     campaign.sync(case.list_files(pictures), {})
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(planning, "plan_cold_start", _die)
+        patched.setattr(drafting, "plan_cold_start", _die)
         campaign.embed()
     assert case.click(campaign).why["phase"] == "before_embedding"
     assert set(campaign.tasks_to_do()) == {"embedding"}
@@ -223,17 +223,17 @@ def test_image_replaced_while_the_map_is_made_is_not_put_on_it(make_new, picture
 def test_seed_and_largest_number_of_clusters_reach_every_random_stage(make_new, pictures, monkeypatch):
     asked = {}
 
-    def spy(name):
-        original = getattr(planning, name)
+    def spy(module, name):
+        original = getattr(module, name)
 
         def called(*args, **kwargs):
             asked[name] = kwargs
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(planning, name, called)
+        monkeypatch.setattr(module, name, called)
 
-    for name in ("fit_projection", "plan_cold_start"):
-        spy(name)
+    spy(planning, "fit_projection")
+    spy(drafting, "plan_cold_start")
     files = case.list_files(pictures)
     campaign = make_new(random_state=5, k_max=3)
     campaign.sync({key: path for key, path in files.items() if key != "p00"}, {})
