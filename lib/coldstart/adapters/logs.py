@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -95,6 +96,10 @@ class LogFile(RotatingFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         """Note what went wrong, in the place of a traceback for each line."""
         self._failed = True
+        stream, self.stream = self.stream, None  # opened again for the next line: a failed rotation leaves it closed
+        if stream is not None:
+            with suppress(OSError, ValueError):
+                stream.close()
         self.trouble = f"The log {self.baseFilename} cannot be written. Make room on its disk, or see who may write."
 
 

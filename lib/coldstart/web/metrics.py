@@ -6,6 +6,7 @@ What the store knows is read when somebody asks for it, so a request costs no mo
 from __future__ import annotations
 
 import logging
+import math
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -36,6 +37,7 @@ TASK_BUCKETS_S = (10.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0)
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER = "other"
 """Stands for a method or an address that the server does not have: whoever asks at random must make no series."""
+_COUNT_LABELS = select(func.count(), func.count().filter(Label.problem.is_(None))).select_from(Label)
 
 
 class TaskRun(NamedTuple):
@@ -144,7 +146,7 @@ def _of_the_store(campaign: Campaign) -> Iterator[Metric]:
     status = campaign.status()
     with campaign.store.reading() as session:
         clicks = _clicks(session, reserved_since(campaign.settings))
-        labels = session.execute(select(func.count(), func.count(Label.class_of_value)).select_from(Label)).one()
+        labels = session.execute(_COUNT_LABELS).one()
         n_aside = session.scalar(
             select(func.count()).select_from(Image).where(Image.present, Image.problem.is_not(None))
         )
@@ -211,16 +213,15 @@ def _clicks(session: Session, since: float) -> dict[tuple[str, ...], int]:
 
 def _dice(session: Session) -> dict[str, tuple[float, int]]:
     """Mean Dice of the model in use, and on how many images: held out ones, and those labelled after its training."""
-    newest = session.execute(
-        select(Model.version, Model.details["heldout"]["images"]).order_by(Model.id.desc()).limit(1)
-    ).first()
+    newest = session.scalar(select(Model).order_by(Model.id.desc()).limit(1))
     if newest is None:
         return {}
-    rated = [one["dice"] for one in newest[1] or () if one["dice"] == one["dice"]]
+    images = (newest.details.get("heldout") or {}).get("images", ())
+    rated = [one["dice"] for one in images if math.isfinite(one["dice"])]
     judged = session.execute(
         select(func.avg(Judgement.dice), func.count(Judgement.dice))
         .join(Label, Label.image == Judgement.image)
-        .where(Judgement.model_version == newest[0])
+        .where(Judgement.model_version == newest.version)
     ).one()
     found = {"heldout": (sum(rated) / len(rated), len(rated))} if rated else {}
     return found | ({"prequential": (judged[0], judged[1])} if judged[1] else {})
