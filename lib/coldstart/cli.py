@@ -23,6 +23,7 @@ from coldstart.cli_bench import bench
 from coldstart.cli_campaign import embed, plan
 from coldstart.cli_doctor import doctor
 from coldstart.cli_export import export
+from coldstart.cli_models import models
 from coldstart.cli_next import next_image
 from coldstart.cli_output import Conf, console, pairs, print_error
 from coldstart.cli_status import map_, replay, status
@@ -43,6 +44,7 @@ app.command("next")(next_image)
 app.command()(status)
 app.command("map")(map_)
 app.command()(replay)
+app.add_typer(models, name="models")
 
 
 @app.command()

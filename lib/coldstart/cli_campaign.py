@@ -144,7 +144,7 @@ def _plan(opened: OpenedCampaign, chosen: Method, budget: int | None, output: Pa
 
     campaign, ours = opened.campaign, chosen.name == OURS
     if ours and budget is not None and budget != campaign.settings.budget:
-        campaign.use(who=_user(), budget=budget)
+        campaign.use(who=user(), budget=budget)
     _embed(opened)
     with watching(campaign, chosen.title):
         view = read_plan(campaign) if ours else plan_by(campaign, chosen, budget or campaign.settings.budget)
@@ -214,7 +214,8 @@ def _plan_title(found: Document) -> str:
     return title
 
 
-def _user() -> str | None:
+def user() -> str | None:
+    """Name of whoever runs the command, for the log."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

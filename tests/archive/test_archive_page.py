@@ -16,7 +16,14 @@ from dicom_series import radiograph, volume_series
 from orthanc import Orthanc
 
 WAIT_LIMIT_S = 60.0
-CONF = {"preset": "chest_xray", "labels": "ball:1", "encoder": "descriptor", "spatial_size": "32,32", "budget": "2"}
+CONF = {
+    "preset": "chest_xray",
+    "labels": "ball:1",
+    "encoder": "descriptor",
+    "spatial_size": "32,32",
+    "budget": "2",
+    "retrain_at_budget": "false",
+}
 
 
 def test_series_of_an_archive_are_shown_and_open_in_ohif(

@@ -25,7 +25,15 @@ from dicom_series import Series, radiograph, volume_series
 from orthanc import Orthanc
 
 WAIT_LIMIT_S = 120.0
-COMMON = {"labels": "ball:1", "epochs": "2", "budget": "2", "prelabel": "0", "modalities": "CT,DX"}
+COMMON = {
+    "labels": "ball:1",
+    "epochs": "2",
+    "budget": "2",
+    "prelabel": "0",
+    "modalities": "CT,DX",
+    "retrain_at_budget": "false",
+    "publish_margin": "1",
+}
 OFFLINE_CHILD = Path(__file__).with_name("offline_start.py")
 
 

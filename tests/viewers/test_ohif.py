@@ -29,6 +29,8 @@ spatial_size: [32, 32, 32]
 intensity_range: [-200, 300]
 encoder: descriptor
 budget: 3
+retrain_at_budget: false
+publish_margin: 1
 epochs: 30
 learning_rate: 0.003
 modalities: [CT]
