@@ -29,6 +29,7 @@ DEFAULT_PRESET = "chest_xray"
 GRID_STEP = 16
 """The Attention U-Net halves its grid four times: every side has to be a multiple of this."""
 
+LEAST_MEMORY_GB = 2
 ENCODERS = ("auto", "radimagenet", "medicalnet", "descriptor", "random")
 IMAGE_MODALITIES = (
     *("CT", "MR", "CR", "DX", "MG", "XA", "RF", "RG", "US", "NM", "PT", "IO", "PX", "OT", "SC", "XC", "OP", "OPT"),
@@ -138,6 +139,13 @@ class Settings(BaseModel):
             if re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text) is None:
                 raise ValueError(f"'{text}' must be a time from 00:00 to 23:59, hours and minutes")
         return tuple(sorted(set(times)))
+
+    @field_validator("memory_gb")
+    @classmethod
+    def _check_memory(cls, memory_gb: float) -> float:
+        if 0 < memory_gb < LEAST_MEMORY_GB:
+            raise ValueError(f"the server alone needs more than that: give at least {LEAST_MEMORY_GB}, or 0")
+        return memory_gb
 
     @field_validator("encoder")
     @classmethod
