@@ -156,11 +156,11 @@ def _gain_on_the_same(rounds: Sequence[Round]) -> _Gain | None:
         return None
     dice = np.array([[one.dice[image_id] for image_id in common] for one in compared])
     gains = weights @ dice
-    variance = gains.var(ddof=1) / len(common) + weights @ weights * _scatter_of_trainings(compared, dice)
+    parts = [gains.var(ddof=1) / len(common), weights @ weights * _scatter_of_trainings(compared, dice)]
     return _Gain(
         value=float(gains.mean()),
-        error=math.sqrt(variance),
-        freedom=len(common) - 1,
+        error=math.sqrt(sum(parts)),
+        freedom=_freedom(parts, [len(common) - 1, max(1, len(compared) - 2)]),
         n=len(common),
         enough=start is not None,
         basis="heldout",
@@ -199,17 +199,22 @@ def _gain_on_others(rounds: Sequence[Round]) -> _Gain | None:
     if min(len(last), len(before)) < MIN_JUDGED:
         return None
     parts = [float(np.var(side, ddof=1)) / len(side) for side in (last, before)]
-    below = parts[0] ** 2 / (len(last) - 1) + parts[1] ** 2 / (len(before) - 1)
     return _Gain(
         value=float(np.mean(last) - np.mean(before)),
         error=math.sqrt(sum(parts)),
-        freedom=sum(parts) ** 2 / below if below > 0 else len(last) + len(before) - 2,
+        freedom=_freedom(parts, [len(last) - 1, len(before) - 1]),
         n=len(last),
         enough=True,
         basis="prequential",
         where=f"{_span(rounds, start)} the Dice of the predictions on {len(last)} newly labelled images, against "
         f"{len(before)} other images labelled before them,",
     )
+
+
+def _freedom(variances: Sequence[float], of_each: Sequence[int]) -> float:
+    """Degrees of freedom of a sum of estimated variances (Welch and Satterthwaite)."""
+    below = sum(variance**2 / freedom for variance, freedom in zip(variances, of_each, strict=True))
+    return sum(variances) ** 2 / below if below > 0 else sum(of_each)
 
 
 def _dice_of(rounds: Sequence[Round]) -> list[float]:
