@@ -1,7 +1,7 @@
 # Every target that needs the environment installs it first, if the requirement files changed.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install demo test viewers serve lock
+.PHONY: help install wheelhouse install-offline demo test viewers serve lock
 
 VENV ?= .venv
 PORT ?= 8000
@@ -11,7 +11,7 @@ ifeq ($(origin HOST),environment)
 HOST :=
 endif
 
-export VENV
+export VENV WHEELHOUSE WEIGHTS
 BIN := $(abspath $(VENV))/bin
 # What the environment starts in its turn (dcmqi's programs, "python") has to be its own.
 ACTIVE = PATH="$(BIN):$$PATH"
@@ -21,10 +21,17 @@ IN_PARALLEL = --numprocesses auto --maxprocesses 4 --dist loadfile
 UNTIL_CTRL_C = trap : INT; until_interrupt() { "$$@"; local s=$$?; [ $$s = 130 ] || return $$s; }; until_interrupt
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 install: ## Create the environment (VENV=.venv PYTHON=python3.11)
 	@tools/install && echo "Ready. 'source $(BIN)/activate' gives the commands coldstart and monailabel; 'make demo' shows them at work."
+
+wheelhouse: ## Collect wheels, encoder weights and source for a server without internet (WHEELHOUSE=wheelhouse WEIGHTS=file)
+	@tools/install
+	@tools/wheelhouse
+
+install-offline: ## Install from such a folder with the network out of reach (WHEELHOUSE=folder)
+	@tools/install-offline && echo "Ready. 'source $(BIN)/activate' gives the commands coldstart and monailabel."
 
 demo: ## Play a whole annotation campaign on the sample data against a real server
 	@tools/install
@@ -34,7 +41,7 @@ test: ## Run the test suite (ARGS="-k selection")
 	@tools/install --dev
 	@$(ACTIVE) "$(BIN)/python" -m pytest $(IN_PARALLEL) $(ARGS)
 
-viewers: ## Install Orthanc, Chromium and 3D Slicer's libraries, which some of the tests run against (Debian; root or sudo)
+viewers: ## Install Orthanc, Chromium, nginx and 3D Slicer's libraries, which some of the tests run against (Debian; root or sudo)
 	@tools/viewers
 
 serve: ## Serve your images: STUDIES=folder [PRESET=name] [PORT=8000] [HOST=127.0.0.1] [ARGS="--conf key value"]

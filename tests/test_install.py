@@ -443,7 +443,7 @@ def test_make_demo_runs_the_command_of_its_environment(repository: Path, tmp_pat
 
 # --- make viewers --------------------------------------------------------------------------------
 
-ALL_VIEWERS = ("orthanc", "orthanc-dicomweb", "chromium")
+ALL_VIEWERS = ("orthanc", "orthanc-dicomweb", "chromium", "nginx")
 
 
 class Debian:
@@ -492,11 +492,11 @@ def test_viewers_that_are_missing_are_installed(debian: Debian) -> None:
     assert done.returncode == 0, done.stderr
     update, install = debian.calls.read_text().splitlines()
     assert update.startswith("update of:")
-    assert install.endswith("install orthanc orthanc-dicomweb")
+    assert install.endswith("install orthanc orthanc-dicomweb nginx")
     (debian.programs / "broken").touch()
     done = debian.viewers()
     assert done.returncode == 1
-    assert "apt-get could not install orthanc orthanc-dicomweb" in done.stderr
+    assert "apt-get could not install orthanc orthanc-dicomweb nginx" in done.stderr
 
 
 def test_viewers_say_that_there_is_no_apt(debian: Debian) -> None:
@@ -504,7 +504,7 @@ def test_viewers_say_that_there_is_no_apt(debian: Debian) -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "make: this system has no apt-get, so the viewers' tests will skip; "
-        "install orthanc orthanc-dicomweb chromium by hand.\n"
+        "install orthanc orthanc-dicomweb chromium nginx by hand.\n"
     )
 
 

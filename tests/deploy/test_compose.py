@@ -1,0 +1,105 @@
+"""`compose.yaml` against the compose specification's schema, and what it promises; no container engine is needed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+SCHEMA = Path(__file__).with_name("compose_spec.json")
+"""As docker-compose 1.29.2 carries it (Apache-2.0)."""
+
+
+@pytest.fixture(scope="module")
+def deploy(repository: Path) -> Path:
+    return repository / "deploy"
+
+
+@pytest.fixture(scope="module")
+def compose(deploy: Path) -> dict[str, Any]:
+    return yaml.safe_load((deploy / "compose.yaml").read_text())
+
+
+def stages(deploy: Path) -> dict[str, str]:
+    """Text of each stage of the Containerfile, by its name."""
+    text = (deploy / "Containerfile").read_text()
+    parts = re.split(r"^FROM \S+ AS (\w+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def complaints(document: object, tmp_path: Path) -> str:
+    path = tmp_path / "compose.json"
+    path.write_text(json.dumps(document))
+    command = [sys.executable, "-W", "ignore", "-m", "jsonschema", "-i", str(path), str(SCHEMA)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return ended.stderr if ended.returncode else ""
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.nvidia.yaml"])
+def test_compose_files_are_valid(deploy: Path, tmp_path: Path, name: str) -> None:
+    assert complaints(yaml.safe_load((deploy / name).read_text()), tmp_path) == ""
+
+
+def test_schema_notices_what_is_wrong(compose: dict[str, Any], tmp_path: Path) -> None:
+    wrong = json.loads(json.dumps(compose))
+    wrong["services"]["app"]["read_onyl"] = True
+    assert "read_onyl" in complaints(wrong, tmp_path)
+
+
+def test_every_service_is_hardened(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["restart"] == "unless-stopped", name
+        assert "privileged" not in service and "user" not in service, name
+
+
+def test_only_the_proxy_is_reached_from_outside(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert [name for name, service in services.items() if "ports" in service] == ["proxy"]
+    assert services["app"]["network_mode"] == "service:proxy" and "--host 127.0.0.1" in services["app"]["command"]
+    assert services["archive"]["networks"] == ["inside"] and compose["networks"]["inside"] == {"internal": True}
+
+
+def test_volumes_are_named_and_are_those_of_the_image(compose: dict[str, Any], deploy: Path) -> None:
+    for name, service in compose["services"].items():
+        named = {
+            place: volume for volume, place in (text.split(":")[:2] for text in service["volumes"] if "$" not in text)
+        }
+        assert set(named.values()) <= set(compose["volumes"]), name
+        text = stages(deploy)[name]
+        assert set(json.loads(re.search(r"^VOLUME (.*)$", text, re.MULTILINE)[1])) == set(named), name
+        assert service["build"]["target"] == name
+    assert {"/studies", "/state", "/state/models"} <= {
+        text.split(":")[1] for text in compose["services"]["app"]["volumes"]
+    }
+
+
+def test_every_image_has_a_user_and_a_health_check(deploy: Path) -> None:
+    for name in ("app", "proxy", "archive"):
+        user = re.search(r"^USER (\S+):", stages(deploy)[name], re.MULTILINE)
+        assert user and user[1] not in ("0", "root"), name
+        check = re.search(r"^HEALTHCHECK .*\\\n\s+CMD (\[.*\])$", stages(deploy)[name], re.MULTILINE)
+        assert check and json.loads(check[1])[1] == "-c", name
+        compile(json.loads(check[1])[2], name, "exec")
+
+
+def test_what_is_copied_into_the_images_is_there(deploy: Path, repository: Path) -> None:
+    text = (deploy / "Containerfile").read_text()
+    copies = [line.split()[1:-1] for line in re.findall(r"^COPY (?!--).*$", text, re.MULTILINE)]
+    assert copies
+    for names in copies:
+        assert all((repository / name).exists() for name in [n for n in names if n != "COPY"]), names
+
+
+def test_every_variable_is_in_the_example(deploy: Path) -> None:
+    example = (deploy / "environment.example").read_text()
+    used = set(re.findall(r"\$\{(\w+)", (deploy / "compose.yaml").read_text() + (deploy / "orthanc.json").read_text()))
+    assert {name for name in used if not re.search(rf"^#?{name}=", example, re.MULTILINE)} == set()
