@@ -90,6 +90,7 @@ NEEDED = {
     ("GET", "/coldstart/api/next"): USER,
     ("POST", "/coldstart/api/settings"): STEERING,
     ("POST", "/coldstart/api/retry"): STEERING,
+    ("POST", "/coldstart/api/train"): STEERING,
     ("GET", "/nowhere"): ANY_ROLE,
 }
 CLOSED = {

@@ -75,7 +75,8 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         )
         self._auto_update_scoring = False  # MONAI Label would queue every method; the watch queues what has work
         trainer = self._trainers[MODEL_NAME]
-        self._tasks = Tasks(self.campaign, Chain(self.campaign, MODEL_NAME, trainer.is_plain))
+        self._chain = Chain(self.campaign, MODEL_NAME, trainer.is_plain)
+        self._tasks = Tasks(self.campaign, self._chain)
         self._watch = Watch({LOOK_FOR_FILES: self._datastore.sync, "search for work": self._tasks.begin})
         self._judge = Judge(self.campaign)
         self._judging = Watch({"judging of saved labels": self._judge.judge_waiting})
@@ -117,6 +118,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             "left_out": self._datastore.left_out(),
             "watch_errors": self._watch.troubles | self._judging.troubles,
             "model_problem": self.campaign.model_problem,
+            "retraining": {"due": self._chain.reason, **self.campaign.retraining()},
         }
         return info
 

@@ -40,17 +40,24 @@ class Chain:
         Name of the trainer.
     is_plain : callable
         Tells whether a request asks for nothing else than what the campaign's settings say.
+
+    Attributes
+    ----------
+    reason : str or None
+        Why a training was due at the last look.
     """
 
     def __init__(self, campaign: Campaign, model: str, is_plain: Callable[[Mapping[str, Any]], bool]):
         self._campaign = campaign
         self._model = model
         self._is_plain = is_plain
+        self.reason: str | None = None
         AsyncTask.run = staticmethod(self._run)
 
     def due(self) -> dict[str, str]:
         """Return the training that is due, as `Tasks.begin` takes it, with a fingerprint of what makes it due."""
         due = self._campaign.training_due()
+        self.reason = due.sentence if due is not None else None
         if due is None:
             return {}
         situation = self._campaign.triggers.situation(self._campaign.settings)

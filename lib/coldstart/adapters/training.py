@@ -19,8 +19,10 @@ from monailabel.utils.others.generic import device_list, name_to_device
 from coldstart.adapters.chain import TRIGGER
 from coldstart.adapters.errors import answered
 from coldstart.campaign import Campaign
-from coldstart.exceptions import ColdStartError
+from coldstart.campaign.learning import training_config
+from coldstart.exceptions import ColdStartError, InvalidInputError
 from coldstart.segmentation import EpochReport, Evaluation
+from coldstart.segmentation.card import share_card
 from coldstart.settings import Settings
 
 _OF_A_TRAINING = ("epochs", "batch_size", "learning_rate", "dropout", "random_state", "amp")
@@ -94,7 +96,19 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         """Stats of the training that runs, else of the last one that published a model."""
         if self._running_path.is_file() and self._is_running():
             return _read_stats(self._running_path)
-        return _read_stats(Path(self._stats_path)) or dict(_BEFORE_THE_FIRST)
+        stats = _read_stats(Path(self._stats_path)) or dict(_BEFORE_THE_FIRST)
+        in_use = self._campaign.publisher.in_use()
+        if in_use is None or stats.get("model_version") in (None, in_use):
+            return stats
+        others = {key: value for key, value in stats.items() if key not in _OF_THE_MODEL}
+        return {**others, "best_metric": 0, "model_version": in_use, **self._judged_before(in_use)}
+
+    def _judged_before(self, version: str) -> dict[str, Any]:
+        """What the stats say of a model that came back, or came from elsewhere."""
+        try:
+            return _judged(self._campaign.publisher.versions.read(version).get("heldout"))
+        except InvalidInputError:
+            return {}
 
     def _is_running(self) -> bool:
         try:
@@ -117,6 +131,13 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         settings = self._settings_of(request)
         if multi_gpu:
             settings = settings.override({"device": _join_processes(rank, world_size)})
+        else:
+            device = share_card(
+                training_config(settings),
+                fraction=settings.gpu_memory_fraction,
+                when_taken=settings.when_gpu_is_taken,
+            )
+            settings = settings.override({"device": device})
         started = time.time()
         before = _read_stats(Path(self._stats_path))
         stats: dict[str, Any] = {key: before[key] for key in _OF_THE_MODEL if key in before}
@@ -152,7 +173,9 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
                 comparison=self._campaign.publisher.versions.read(model.version)["comparison"]["sentence"],
             )
             if self._campaign.publisher.in_use() == model.version:
-                stats.update(model_version=model.version, **_judged(evaluation))
+                stats.update(
+                    model_version=model.version, **_judged(None if evaluation is None else evaluation.to_dict())
+                )
             _write_stats(Path(self._stats_path), stats)
             logger.info("Model %s: %s", model.version, _sentence(evaluation))
         return stats
@@ -212,12 +235,12 @@ def _join_processes(rank: int, world_size: int) -> str:
     return f"cuda:{rank}"
 
 
-def _judged(evaluation: Evaluation | None) -> dict[str, Any]:
+def _judged(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
     """The summary for the stats, which travel with every click; the details of each image are in the database."""
     if evaluation is None:
         return {}
-    summary = {key: value for key, value in evaluation.to_dict().items() if key not in ("images", "left_out")}
-    return {"best_metric": evaluation.dice, "heldout": {"n_images": len(evaluation.images), **summary}}
+    summary = {key: value for key, value in evaluation.items() if key not in ("images", "left_out")}
+    return {"best_metric": evaluation["dice"], "heldout": {"n_images": len(evaluation["images"]), **summary}}
 
 
 def _sentence(evaluation: Evaluation | None) -> str:

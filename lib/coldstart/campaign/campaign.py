@@ -417,6 +417,17 @@ class Campaign:
         """
         ask(self.store, who)
 
+    def retraining(self) -> dict[str, Any]:
+        """What `GET /info/` says of trainings: how the last one ended, and which models are kept; plain JSON types."""
+        with self.store.reading() as session:
+            last = self.triggers.last_attempt(session)
+        return {
+            "last_began_at": last.began_at if last is not None else None,
+            "last_trigger": last.trigger if last is not None else None,
+            "last_refused": last.refused if last is not None else None,
+            "kept_models": list(self.publisher.versions.states()),
+        }
+
     @property
     def model_problem(self) -> str | None:
         """Why the file of the model in use cannot be used, or None."""

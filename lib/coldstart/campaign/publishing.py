@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from sqlalchemy import select
 
 from coldstart.campaign import learning
 from coldstart.campaign.progress import reporter
@@ -32,12 +33,15 @@ from coldstart.segmentation import (
     save_model,
 )
 from coldstart.settings import Settings
+from coldstart.store import Model as PublishedModel
 from coldstart.store import Store
 
 TURN_LIMIT_S = 60.0
 """How long somebody who chooses a model waits for one that is being put into use."""
 
 logger = logging.getLogger(__name__)
+
+_IN_USE = select(PublishedModel.version).order_by(PublishedModel.id.desc()).limit(1)
 
 
 class Publisher:
@@ -62,8 +66,7 @@ class Publisher:
     def in_use(self) -> str | None:
         """Version of the model in use, as the database knows it."""
         with self._store.reading() as session:
-            newest = learning.newest_model(session)
-        return newest.version if newest is not None else None
+            return session.scalar(_IN_USE)
 
     def check(self, version: str, settings: Settings) -> tuple[Model, Evaluation | None, Comparison]:
         """Read a kept model back, compare it with the model in use, and put it in its place unless it is worse.

@@ -109,10 +109,12 @@ def step_bytes(config: TrainingConfig, grid: Sequence[int], mixed_precision: boo
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a device that nothing uses; for a CPU that of the machine."""
+    """Memory of a device that nothing uses and this process may take; for a CPU that of the machine."""
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + cached
+        reserved = torch.cuda.memory_reserved(device)
+        free, total = torch.cuda.mem_get_info(device)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
+        return int(min(free, allowed)) + reserved - torch.cuda.memory_allocated(device)
     return int(psutil.virtual_memory().available)
 
 

@@ -242,6 +242,12 @@ class Tried(BaseModel):
     tried: int
 
 
+class Asked(BaseModel):
+    """That a training was asked for; `tasks` of the campaign shows what becomes of it."""
+
+    asked: bool
+
+
 class Sentence(BaseModel):
     """Why a request was refused."""
 

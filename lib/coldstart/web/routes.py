@@ -185,6 +185,12 @@ def _steering(page: Page) -> APIRouter:
         settings = campaign.use(who=page.viewer(request).name, **values(wanted))
         return models.Values(alpha=settings.alpha, budget=settings.budget)
 
+    @router.post("/train", response_model=models.Asked, dependencies=steerer)
+    def train(request: Request) -> models.Asked:
+        """Have the server train as soon as it can: now, or once after the training that runs."""
+        campaign.ask_for_training(page.viewer(request).name)
+        return models.Asked(asked=True)
+
     @router.post("/retry", response_model=models.Tried, dependencies=steerer)
     def retry(wanted: models.Retry) -> models.Tried:
         """Have images that were set aside tried again: those named, or all."""
