@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from starlette.testclient import TestClient
 from coldstart.campaign import Campaign
 from coldstart.exceptions import StoreError
 from coldstart.settings import Settings
+from coldstart.web import health as health_module
 from coldstart.web.health import Check, Health
 from coldstart.web.metrics import Metrics, Sources
 from coldstart.web.monitor import create_monitor
@@ -61,3 +63,24 @@ def test_details_are_for_users_only(tmp_path: Path) -> None:
     server = client(tmp_path, {"disk": lambda: "/srv/secret is full."})
     assert "secret" not in server.get("/coldstart/health").text
     assert "secret" in server.get("/coldstart/health", headers={"X-User": "uma"}).text
+
+
+def test_a_look_that_hangs_takes_one_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_module, "PATIENCE_S", 0.05)
+    begun, back = threading.Event(), threading.Event()
+
+    def hangs() -> str | None:
+        begun.set()
+        back.wait(60)
+        return None
+
+    health = Health({"studies": hangs, "disk": lambda: None})
+    first = threading.Thread(target=health.complaints)
+    first.start()
+    begun.wait(60)
+    for _ in range(3):
+        found = health.complaints()
+        assert found["studies"] is not None and found["disk"] is None
+    back.set()
+    first.join(60)
+    assert health.complaints()["studies"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -13,6 +14,8 @@ from coldstart.exceptions import ColdStartError
 logger = logging.getLogger(__name__)
 
 State = Literal["well", "ill"]
+PATIENCE_S = 3.0
+"""How long a look waits for one that began before it: a share that hangs must not take one thread after the other."""
 Check = Callable[[], str | None]
 """Says in a sentence why a part is ill, or gives None."""
 
@@ -38,10 +41,11 @@ class Health:
 
     def __init__(self, checks: Mapping[str, Check]):
         self._checks = checks
+        self._turns = {part: threading.Lock() for part in checks}
 
     def complaints(self) -> dict[str, str | None]:
         """Why a part is ill, or None, for each part."""
-        return {part: _sentence(part, check) for part, check in self._checks.items()}
+        return {part: self._complaint(part) for part in self._checks}
 
     def ill(self) -> dict[str, bool]:
         """Whether each part is ill."""
@@ -56,6 +60,14 @@ class Health:
             parts={part: "well" if sentence is None else "ill" for part, sentence in complaints.items()},
             details=details if with_details else None,
         )
+
+    def _complaint(self, part: str) -> str | None:
+        if not self._turns[part].acquire(timeout=PATIENCE_S):
+            return "To look at it takes too long. If it is on a share, see whether that hangs."
+        try:
+            return _sentence(part, self._checks[part])
+        finally:
+            self._turns[part].release()
 
 
 def _sentence(part: str, check: Check) -> str | None:
