@@ -25,7 +25,7 @@ from coldstart.store import FILE_NAME, Image, Label, Serving, Store, state_folde
 
 N_KILLS = 32
 MOST_SAID = 40
-"""Lines that a process may say before it is killed: its life is counted in what it does, however busy the machine is."""
+"""Lines that a process may say before it is killed: its life is counted in what it does, not in seconds."""
 LONGEST_WAIT_S = 0.03
 
 
