@@ -19,6 +19,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from coldstart.cli_backup import backup, restore
 from coldstart.cli_bench import bench
 from coldstart.cli_campaign import embed, plan
 from coldstart.cli_doctor import doctor
@@ -108,6 +109,8 @@ def serve(
 
 app.command()(bench)
 app.command()(export)
+app.command()(backup)
+app.command()(restore)
 app.command()(doctor)
 
 
@@ -161,7 +164,8 @@ class _Terminal:
 
     def trained(self, number: int, stats: dict[str, Any]) -> None:
         judged = stats.get("heldout")
-        console.print(f"Training {number} took {stats['total_time']} (model {stats['model_version']}).")
+        console.print(f"Training {number} took {stats['total_time']} (model {stats['trained_version']}).")
+        console.print(stats["comparison"], soft_wrap=True, markup=False)
         if judged is None:
             console.print("No held-out image has a label, so there is no Dice to report.")
             return

@@ -1,5 +1,6 @@
 """The app's own SQLite database: one row for each image, and what happened to it."""
 
+from coldstart.store.copying import copy_database
 from coldstart.store.database import FILE_NAME, Store
 from coldstart.store.engine import SCHEMA_HEAD
 from coldstart.store.location import file_signature, state_folder
@@ -43,6 +44,7 @@ __all__ = [
     "Serving",
     "Store",
     "bytes_to_vector",
+    "copy_database",
     "file_signature",
     "state_folder",
     "vector_to_bytes",
