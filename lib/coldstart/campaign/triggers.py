@@ -20,6 +20,7 @@ from coldstart.store.schema import Base
 
 ASKED = "training_asked"
 """Kind of the line in the log that somebody asked for a training."""
+_ENDS = (TRAINED, REFUSED)
 _LINES = Base.metadata.tables["decisions"]
 
 
@@ -76,8 +77,9 @@ class Triggers:
 
     def last_attempt(self, session: Session) -> Attempt | None:
         """Return the last training that ended; None before the first."""
-        known = select(_LINES.c.id).where(_LINES.c.kind.in_((TRAINED, REFUSED)))
-        last = session.scalar(known.order_by(_LINES.c.id.desc()).limit(1))
+        # Kind by kind, which the index answers; of both at once SQLite would read back through all clicks since.
+        newest = [session.scalar(select(func.max(_LINES.c.id)).where(_LINES.c.kind == kind)) for kind in _ENDS]
+        last = max((line for line in newest if line is not None), default=None)
         seen = (self._store.identity, last)
         if self._attempt[0] != seen:
             self._attempt = seen, None if last is None else _read_attempt(session, last)
