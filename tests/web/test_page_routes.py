@@ -597,7 +597,7 @@ def test_values_that_are_used_are_the_campaigns(site: Site) -> None:
     assert (found["alpha"], found["budget"], found["planned"]) == (0.8, 9, 9)
     assert found["chosen"]["alpha"]["value"] == 0.8 and found["chosen"]["alpha"]["configured"] == 0.3
     assert len([rank for rank in site.table()["rank"] if rank]) == 9
-    for body, status in (({"alpha": 2}, 400), ({}, 400), ({"encoder": "x"}, 422)):
+    for body, status in (({"alpha": 2}, 400), ({}, 400), ({"encoder": "x"}, 422), ({"alpha": True}, 422)):
         assert requests.post(url, json=body, timeout=60).status_code == status
     assert site.campaign_answer()["alpha"] == 0.8
 
@@ -636,7 +636,7 @@ def test_no_other_file_is_served(site: Site) -> None:
 
 def test_every_route_of_the_data_is_described(site: Site) -> None:
     paths = requests.get(f"{site.url}/openapi.json", timeout=60).json()["paths"]
-    assert len(paths) == 11 and all(path.startswith("/coldstart/api/") for path in paths)
+    assert len(paths) == 12 and all(path.startswith("/coldstart/api/") for path in paths)
     for path, methods in paths.items():
         for described in methods.values():
             assert described["tags"] == ["Map page"], path

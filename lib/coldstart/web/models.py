@@ -218,7 +218,7 @@ class Wanted(BaseModel):
     alpha: float | str | None = Field(None, description="weight of distance against entropy, from 0 to 1")
     budget: int | str | None = Field(None, description="images of the cold start, counted in labelled images")
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)  # true is no number
 
 
 class Values(BaseModel):
