@@ -84,7 +84,9 @@ def test_certificate_that_nobody_vouches_for_is_refused(nginx: Nginx) -> None:
         requests.get(nginx.url, timeout=10)
 
 
-@pytest.mark.parametrize("path", ["/coldstart/", "/coldstart/static/plotly.min.js", "/ohif/", "/info/", "/docs"])
+@pytest.mark.parametrize(
+    "path", ["/coldstart/", "/coldstart/static/plotly.min.js", "/ohif/", "/info/", "/coldstart/health"]
+)
 def test_every_page_comes_through_with_the_headers(get: Callable[..., requests.Response], path: str) -> None:
     answer = get(path)
     assert answer.status_code == 200
