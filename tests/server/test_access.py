@@ -91,6 +91,8 @@ NEEDED = {
     ("POST", "/coldstart/api/settings"): STEERING,
     ("POST", "/coldstart/api/retry"): STEERING,
     ("POST", "/coldstart/api/train"): STEERING,
+    ("GET", "/coldstart/health"): OPEN,
+    ("GET", "/coldstart/metrics"): USER,
     ("GET", "/nowhere"): ANY_ROLE,
 }
 CLOSED = {
