@@ -1,5 +1,6 @@
 """The `coldstart` command through its entry point."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,23 @@ def test_error_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: s
     ended = run(*arguments)
     assert ended.returncode == 2
     assert sentence in " ".join(ended.stderr.split()) and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["plan", ".", "--budget", "0"], "--budget"),
+        (["export", ".", "out"], "Missing option '--format'"),
+        (["next"], "Missing argument 'STUDIES'"),
+        (["status", ".", "--nothing"], "No such option: --nothing"),
+        (["guess"], "No such command 'guess'"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence_for_scripts_too(arguments: list[str], sentence: str) -> None:
+    ended = run(*arguments, "--json")
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    said = json.loads(ended.stdout)["error"]
+    assert sentence in said and ended.stderr == f"Error: {said}\n"
 
 
 def test_simulation_leaves_a_folder_of_others_alone(tmp_path: Path, repository: Path) -> None:

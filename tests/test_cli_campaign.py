@@ -231,6 +231,14 @@ def test_replay_of_a_campaign_says_that_all_is_the_same(run: Run, studies: Path)
     assert {"map", "plan", "click"} <= {line["kind"] for line in listed["lines"]}
 
 
+def test_replay_of_a_damaged_database_says_so_and_leaves_it(tmp_path: Path, run: Run) -> None:
+    database = tmp_path / "coldstart.sqlite"
+    database.write_bytes(b"damaged" * 1000)
+    ended = run("replay", tmp_path, "--json")
+    assert ended.code == 2 and "is damaged" in ended.document["error"]
+    assert database.read_bytes() == b"damaged" * 1000 and list(tmp_path.iterdir()) == [database]
+
+
 def test_replay_of_a_forged_log_ends_with_1(studies: Path, run: Run) -> None:
     run("next", studies, "--annotator", "lee")
     with closing(sqlite3.connect(studies / "coldstart" / "coldstart.sqlite")) as database, database:

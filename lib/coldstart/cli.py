@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from typer.exceptions import TyperException
 
 from coldstart.cli_backup import backup, restore
 from coldstart.cli_bench import bench
@@ -26,13 +27,12 @@ from coldstart.cli_doctor import doctor
 from coldstart.cli_export import export
 from coldstart.cli_models import models
 from coldstart.cli_next import next_image
-from coldstart.cli_output import Conf, console, pairs, print_error
+from coldstart.cli_output import Conf, console, end_without_reader, pairs, print_error
 from coldstart.cli_status import map_, replay, status
 from coldstart.exceptions import ColdStartError, InvalidInputError
 
 app = typer.Typer(
     help="Which medical image to label next: cold start, active learning, and the server around them.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -262,7 +262,13 @@ def main() -> None:
     """Run the command; an error is one sentence and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        app(_join_conf(sys.argv[1:]))
+        sys.exit(app(_join_conf(sys.argv[1:]) or ["--help"], standalone_mode=False))
+    except TyperException as error:
+        command = getattr(getattr(error, "ctx", None), "command_path", "coldstart")
+        print_error(f"{error.format_message().removesuffix('.')}. `{command} --help` explains the command.")
+        sys.exit(2)
+    except BrokenPipeError:
+        end_without_reader()
     except ColdStartError as error:
         print_error(str(error))
         sys.exit(2)

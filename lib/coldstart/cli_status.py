@@ -180,9 +180,18 @@ def _show_map(found: Document) -> None:
 def _replay(studies: str, *, every: bool) -> Document:
     from coldstart.adapters.offline import find_state, require_studies
     from coldstart.campaign.replay import replay as decide_again
-    from coldstart.store import Store
+    from coldstart.exceptions import StoreDamagedError
+    from coldstart.store import FILE_NAME, Store
+    from coldstart.store.engine import Damage, examine
 
     folder = find_state(require_studies(studies), {})
+    try:
+        examine(folder / FILE_NAME)
+    except Damage as damage:  # opened, it would be replaced by one whose log is empty
+        raise StoreDamagedError(
+            f"The selection log cannot be read: the database {folder / FILE_NAME} is damaged ({damage}). Restore a "
+            "backup of it."
+        ) from damage
     counts: dict[bool | None, int] = {True: 0, False: 0, None: 0}
     lines = []
     with progress_console.status("deciding again ...") as shown:
