@@ -343,14 +343,16 @@ def test_two_at_once_wait_for_each_other(checkout: Checkout) -> None:
 
 
 def test_says_that_python_is_missing(checkout: Checkout) -> None:
-    old = checkout.script("python3.9", "#!{bash}\necho 3.9\n")
-    assert f"Python 3.11 or 3.12 is needed, and {old} offers none ({old} is 3.9)" in checkout.refusal(PYTHON=str(old))
+    needed = "Python 3.11 (newer than 3.11.2) or 3.12 is needed, and"
+    for version in ("3.9.18", "3.11.2"):
+        old = checkout.script(f"python{version}", f"#!{{bash}}\necho {version}\n")
+        assert f"{needed} {old} offers none ({old} is {version})" in checkout.refusal(PYTHON=str(old))
     assert "and /nowhere/python offers none;" in checkout.refusal(PYTHON="/nowhere/python")
 
 
 def test_says_that_venv_is_missing(checkout: Checkout) -> None:
     bare = checkout.script("bare", '#!{bash}\n[[ $2 == *ensurepip* ]] && exit 1\nexec {python} "$@"\n')
-    assert re.search(r"bare \(Python 3\.1[12]\) has no venv module with pip", checkout.refusal(PYTHON=str(bare)))
+    assert re.search(r"bare \(Python 3\.1[12]\.\d+\) has no venv module with pip", checkout.refusal(PYTHON=str(bare)))
     assert checkout.calls() == []
 
 
@@ -415,7 +417,8 @@ def make(repository: Path, *arguments: str, **settings: str) -> subprocess.Compl
 
 def test_make_alone_lists_the_targets(repository: Path) -> None:
     listed = make(repository).stdout.splitlines()
-    assert [line.split()[1] for line in listed] == ["help", "install", "demo", "test", "viewers", "serve", "lock"]
+    targets = ["help", "install", "wheelhouse", "install-offline", "demo", "test", "viewers", "serve", "lock"]
+    assert [line.split()[1] for line in listed] == targets
     assert all(len(line.split()) > 3 for line in listed)
 
 

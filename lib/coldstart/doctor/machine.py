@@ -29,13 +29,16 @@ def check_python() -> Iterator[Finding]:
     """The interpreter."""
     version = ".".join(map(str, sys.version_info[:3]))
     found = f"Python {version} at {sys.executable}"
-    if (3, 11) <= sys.version_info < (3, 12):
+    if (3, 11, 3) <= sys.version_info < (3, 12):  # pytorch-ignite, which MONAI pins, cannot be imported with 3.11.2
         yield Finding("python", "ok", f"{found}.")
     elif sys.version_info[:2] == (3, 12):
         yield Finding("python", "warning", f"{found}; 3.11 is what is tested.", "make install PYTHON=python3.11.")
     else:
         yield Finding(
-            "python", "problem", f"{found}; 3.11 or 3.12 is needed.", "Install Python 3.11, then run make install."
+            "python",
+            "problem",
+            f"{found}; 3.11 (newer than 3.11.2) or 3.12 is needed.",
+            "Install Python 3.11, then run make install.",
         )
 
 
