@@ -25,9 +25,7 @@ def written(tmp_path: Path) -> Iterator[tuple[logging.Logger, LogFile]]:
     file, logger = LogFile(tmp_path, 2_000, 2), logging.getLogger("coldstart.of_this_test")
     logger.addHandler(file)
     logger.setLevel(logging.INFO)
-    logger.propagate = (
-        False  # a report that holds what is no UTF-8 cannot be sent from one process of pytest to another
-    )
+    logger.propagate = False  # a report that is no UTF-8 cannot be sent between the processes of pytest
     yield logger, file
     logger.removeHandler(file)
     file.close()
