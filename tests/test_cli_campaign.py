@@ -355,7 +355,13 @@ def test_help_has_an_example(run: Run) -> None:
 def test_ctrl_c_ends_with_130_and_no_traceback(studies: Path, repository: Path) -> None:
     shutil.copy2(repository / "sample-data" / "chest" / "chest_050.nrrd", studies)
     with FileLock(studies / "coldstart" / "embedding.lock"):
-        command = subprocess.Popen([COMMAND, "embed", str(studies)], stderr=subprocess.PIPE, text=True)
+        command = subprocess.Popen(
+            [COMMAND, "embed", str(studies)],
+            stderr=subprocess.PIPE,
+            text=True,
+            # A test run in the background of a shell ignores Ctrl-C, and what it starts inherits that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         until = time.monotonic() + 120
         while time.monotonic() < until and not _knows(studies, "chest_050"):
             time.sleep(0.1)

@@ -43,7 +43,15 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(*arguments: object) -> subprocess.Popen[str]:
     command = [COMMAND, "bench", *map(str, arguments), "--device", "cpu", "--workers", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        # A test run in the background of a shell ignores Ctrl-C, and what it starts inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def run_here(*arguments: object) -> None:
