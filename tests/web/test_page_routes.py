@@ -22,6 +22,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from PIL import Image as Picture
+from pydantic import TypeAdapter
 from sqlalchemy import select, update
 
 from coldstart.adapters.inference import AttentionUnetInference
@@ -29,17 +30,19 @@ from coldstart.adapters.server import free_port
 from coldstart.campaign import Campaign, LabelFile
 from coldstart.campaign.figure import map_points
 from coldstart.campaign.map_table import MapMemory, MapTable
+from coldstart.campaign.steering import Preview
 from coldstart.exceptions import ColdStartError
 from coldstart.settings import Settings
 from coldstart.store import Image, Model, Progress, Scoring, Serving
 from coldstart.web import Page, Viewer, create_router
-from coldstart.web.models import CampaignAnswer, ImageRecord, MapAnswer, NextAnswer
+from coldstart.web.models import CampaignAnswer, ImageRecord, MapAnswer
 from coldstart.web.routes import N_DRAWN_AT_ONCE
 
 ODD = ["with space", "üñï 漢字", "100% #1 & more", "a+b=c?", 'quote\'d "twice"', "=1+1", "<b>bold"]
 HELD_OUT = ("held 1", "held 2")
 BROKEN = "broken"
 BUDGET = 6
+AS_PREVIEW = TypeAdapter(Preview)
 
 
 def draw(path: Path, seed: int) -> None:
@@ -571,13 +574,13 @@ def test_next_shows_what_other_values_would_give_and_changes_nothing(site: Site)
         site.label(site.click())
     add_scoring(site.campaign)
     before = site.state()
-    by_entropy = NextAnswer.model_validate(site.get("next?alpha=0&n=5").json())
-    by_distance = NextAnswer.model_validate(site.get("next?alpha=1&n=5").json())
+    by_entropy = AS_PREVIEW.validate_python(site.get("next?alpha=0&n=5").json())
+    by_distance = AS_PREVIEW.validate_python(site.get("next?alpha=1&n=5").json())
     assert by_entropy.alpha == 0 and len(by_entropy.picks) == 5
     assert [one.rank for one in by_entropy.picks] == [1, 2, 3, 4, 5]
     scores = [one.entropy for one in by_entropy.picks]
     assert scores == sorted(scores, reverse=True) and by_distance.picks[1:] != by_entropy.picks[1:]
-    more = NextAnswer.model_validate(site.get(f"next?budget={BUDGET + 4}&n=4").json())
+    more = AS_PREVIEW.validate_python(site.get(f"next?budget={BUDGET + 4}&n=4").json())
     assert [one.phase for one in more.picks] == ["cold_start"] * 4
     assert site.state() == before
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from coldstart.web.curve_models import Curve
+from coldstart.campaign.curve import LearningCurve
 
 ImageState = Literal["pool", "planned", "served", "labelled", "held_out", "set_aside", "skipped"]
 Phase = Literal["before_embedding", "cold_start", "plan_complete", "active", "done"]
@@ -111,7 +111,7 @@ class CampaignAnswer(BaseModel):
     tasks: list[Task]
     annotators: list[Annotator]
     days: list[Day]
-    curve: Curve
+    curve: LearningCurve
     user: User
     archive: bool
     authentication: bool
@@ -189,27 +189,6 @@ class ImageRecord(BaseModel):
     ohif_url: str | None
     has_prediction: bool
     model_version: str | None
-
-
-class Coming(BaseModel):
-    """An image that would come next."""
-
-    rank: int
-    image_id: str
-    phase: str
-    reason: str
-    entropy: float | None
-    distance: float | None
-    score: float | None
-
-
-class NextAnswer(BaseModel):
-    """What the next clicks would be served under these values; nothing is reserved."""
-
-    alpha: float
-    budget: int
-    picks: list[Coming]
-    sentence: str
 
 
 class Wanted(BaseModel):

@@ -19,6 +19,7 @@ from starlette.responses import RedirectResponse, Response
 from coldstart.campaign.map_table import map_revision, reserved_since
 from coldstart.campaign.overview import overview, revisions
 from coldstart.campaign.records import UnknownImageError, image_record
+from coldstart.campaign.steering import Preview
 from coldstart.exceptions import ImageError
 from coldstart.web import models
 from coldstart.web.answers import answer_bytes, answer_json
@@ -173,11 +174,11 @@ def _steering(page: Page) -> APIRouter:
         settings = campaign.settings.override(given)
         return {name: getattr(settings, name) if name in given else None for name in ("alpha", "budget")}
 
-    @router.get("/next", response_model=models.NextAnswer, dependencies=reader)
+    @router.get("/next", response_model=Preview, dependencies=reader)
     def next_images(request: Request, n: Count = 10, alpha: str | None = None, budget: str | None = None) -> Response:
         """Tell which images would come next under these values; nothing is reserved by asking."""
         preview = campaign.preview(**values(models.Wanted(alpha=alpha, budget=budget)), n=n)
-        return answer_json(request, models.NextAnswer.model_validate(asdict(preview)))
+        return answer_json(request, asdict(preview))
 
     @router.post("/settings", response_model=models.Values, dependencies=steerer)
     def use(request: Request, wanted: models.Wanted) -> models.Values:
