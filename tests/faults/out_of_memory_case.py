@@ -1,7 +1,9 @@
 """Work that runs out of memory for real: this process may take no more of it than it is told.
 
-`python out_of_memory_case.py WORK FOLDER BATCH_SIZE:LIMIT_MB ...` prints, as JSON, what came of each run. The limit is
-on the address space, above what the process takes before the run, and 0 is none; what fails is torch's allocator.
+`python out_of_memory_case.py WORK FOLDER` prints, as JSON, what came of each run: with a batch of `BATCH_SIZE` under
+limits that rise until a run ends well, then with half of it and no limit. How much is just enough differs between
+machines, so it is looked for. A limit is on the address space, above what the process takes before the run; what fails
+is torch's allocator.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ from coldstart.settings import Settings
 
 MB = 1 << 20
 N_IMAGES = 8
+BATCH_SIZE = 8
+LIMITS_MB = range(60, 1200, 30)
 SIDE = 256
 
 Work = Callable[[int, int], dict[str, Any]]
@@ -125,9 +129,8 @@ def address_space() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def run(work: Work, batch_size: int, limit_mb: int) -> dict[str, Any]:
-    if limit_mb:
-        resource.setrlimit(resource.RLIMIT_AS, (address_space() + limit_mb * MB, resource.RLIM_INFINITY))
+def run(work: Work, batch_size: int, limit: int) -> dict[str, Any]:
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     try:
         return work(N_IMAGES, batch_size)
     except ColdStartError as error:
@@ -136,14 +139,19 @@ def run(work: Work, batch_size: int, limit_mb: int) -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def main(name: str, folder: Path, runs: list[str]) -> list[dict[str, Any]]:
+def main(name: str, folder: Path) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     work = {"training": training, "embedding": embedding, "scoring": scoring}[name](folder, write_images(folder))
     work(1, 1)
-    return [run(work, *map(int, batch_and_limit.split(":"))) for batch_and_limit in runs]
+    outcomes = []
+    for limit_mb in LIMITS_MB:
+        outcomes.append(run(work, BATCH_SIZE, address_space() + limit_mb * MB))
+        if "error" not in outcomes[-1]:
+            break
+    return [*outcomes, run(work, BATCH_SIZE // 2, resource.RLIM_INFINITY)]
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    name, folder, *runs = sys.argv[1:]
-    print(json.dumps(main(name, Path(folder), runs)))
+    name, folder = sys.argv[1:]
+    print(json.dumps(main(name, Path(folder))))

@@ -38,9 +38,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start a real server on a studies folder; all are ended after the test."""
     running: list[Server] = []
 
-    def start_server(studies: Path, ready_path: str = "/info/", **conf: str) -> Server:
+    def start_server(studies: Path, **conf: str) -> Server:
         log = tmp_path / f"server{len(running)}.log"
-        server = Server(studies, {**CONF, **conf}, log, ready_path=ready_path)
+        server = Server(studies, {**CONF, **conf}, log)
         running.append(server.__enter__())
         return server
 

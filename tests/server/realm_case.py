@@ -4,14 +4,21 @@ import base64
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs
 
 import jwt
+import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from server_case import CONF, write_cases
+
+from coldstart.adapters.server import Server
 
 CLIENT_ID = "monailabel-app"
 PUBLIC_ADDRESS = "https://login.lab.example/realms/lab"
@@ -94,3 +101,20 @@ class RealmServer:
         """A token as the realm would sign it, whatever it says."""
         claims = json.dumps(self.claims(user, roles, **others)).encode()
         return jwt.PyJWS().encode(claims, self.key, algorithm="RS256")
+
+
+@contextmanager
+def guarded_server(realm: RealmServer, folder: Path, **environment: str) -> Iterator[Server]:
+    """A server on a few cases that lets only the users of a realm in."""
+    environment |= {
+        "MONAI_LABEL_AUTH_ENABLE": "true",
+        "MONAI_LABEL_AUTH_REALM_URI": realm.uri,
+        "MONAI_LABEL_AUTH_CLIENT_ID": CLIENT_ID,
+    }
+    server = Server(write_cases(folder), CONF, folder / "server.log")
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # for this server alone, not for those that are started beside it
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            stack.enter_context(server)
+        yield server

@@ -31,3 +31,13 @@ def write_case(studies: Path, truth: Path, name: str, seed: int) -> None:
     path = studies / f"{name}.png"
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
     write_label(np.where(disk, 1, np.where(square, 2, 0)), read_image(path).geometry, truth / path.name)
+
+
+def write_cases(folder: Path, n_cases: int = 8) -> Path:
+    """Write as many cases into `folder`; return its folder of studies, beside which their labels lie in `truth`."""
+    studies, truth = folder / "studies", folder / "truth"
+    studies.mkdir()
+    truth.mkdir()
+    for index in range(n_cases):
+        write_case(studies, truth, f"case_{index:02d}", index)
+    return studies

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
-from realm_case import CLIENT_ID, PUBLIC_ADDRESS, ROLES, RealmServer, new_key
-from server_case import CONF, write_case
+from realm_case import CLIENT_ID, PUBLIC_ADDRESS, ROLES, RealmServer, guarded_server, new_key
 
 from coldstart.adapters import realm as realm_module
 from coldstart.adapters.errors import AppError
@@ -119,18 +118,12 @@ def realm() -> Iterator[RealmServer]:
 @pytest.fixture(scope="module")
 def server(realm: RealmServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("access")
-    (folder / "studies").mkdir()
-    (folder / "truth").mkdir()
-    for index in range(8):
-        write_case(folder / "studies", folder / "truth", f"case_{index:02d}", index)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("MONAI_LABEL_AUTH_ENABLE", "true")
-        environment.setenv("MONAI_LABEL_AUTH_REALM_URI", realm.uri)
-        environment.setenv("MONAI_LABEL_AUTH_CLIENT_ID", CLIENT_ID)
-        environment.setenv("MONAI_LABEL_SESSION_PATH", str(folder / "sessions"))
-        environment.setenv("MONAI_LABEL_DICOMWEB_PASSWORD", ARCHIVE_PASSWORD)
-        with Server(folder / "studies", CONF, folder / "server.log", ready_path="/openapi.json") as running:
-            yield running
+    environment = {
+        "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
+        "MONAI_LABEL_DICOMWEB_PASSWORD": ARCHIVE_PASSWORD,
+    }
+    with guarded_server(realm, folder, **environment) as running:
+        yield running
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from server_case import CONF, write_case
+from server_case import CONF, write_cases
 
 from coldstart.adapters.server import Server
 
@@ -71,13 +71,9 @@ def objects(*known: str) -> st.SearchStrategy[Any]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("fuzz")
-    (folder / "studies").mkdir()
-    (folder / "truth").mkdir()
-    for index in range(8):
-        write_case(folder / "studies", folder / "truth", f"case_{index:02d}", index)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MONAI_LABEL_SESSION_PATH", str(folder / "sessions"))
-        with Server(folder / "studies", CONF, folder / "server.log") as running:
+        with Server(write_cases(folder), CONF, folder / "server.log") as running:
             yield running
             # Whatever came, the server is as it was: it answers a click, and nothing unforeseen was logged.
             click = requests.post(f"{running.url}/activelearning/coldstart_al", json={"client_id": "last"}, timeout=60)

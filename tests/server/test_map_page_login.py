@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, expect
-from realm_case import CLIENT_ID, ROLES, RealmServer
-from server_case import CONF, write_case
+from realm_case import ROLES, RealmServer, guarded_server
 
 from coldstart.adapters.server import Server
 from map_window import WAIT_S, MapWindow, chromium, new_context, require_chromium
@@ -26,17 +25,8 @@ def realm() -> Iterator[RealmServer]:
 
 @pytest.fixture(scope="module")
 def server(realm: RealmServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("login")
-    for name in ("studies", "truth"):
-        (folder / name).mkdir()
-    for index in range(8):
-        write_case(folder / "studies", folder / "truth", f"case_{index:02d}", index)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("MONAI_LABEL_AUTH_ENABLE", "true")
-        environment.setenv("MONAI_LABEL_AUTH_REALM_URI", realm.uri)
-        environment.setenv("MONAI_LABEL_AUTH_CLIENT_ID", CLIENT_ID)
-        with Server(folder / "studies", CONF, folder / "server.log", ready_path="/openapi.json") as running:
-            yield running
+    with guarded_server(realm, tmp_path_factory.mktemp("login")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 from realm_case import CLIENT_ID, ROLES, RealmServer
-from server_case import CONF, write_case
+from server_case import CONF, write_cases
 
 from coldstart.adapters.server import Server
 
@@ -26,14 +26,6 @@ MEMORY_GB = 4
 def realm() -> Iterator[RealmServer]:
     with RealmServer() as running:
         yield running
-
-
-def studies_of(folder: Path) -> Path:
-    (folder / "studies").mkdir()
-    (folder / "truth").mkdir()
-    for index in range(6):
-        write_case(folder / "studies", folder / "truth", f"case_{index:02d}", index)
-    return folder / "studies"
 
 
 def metrics_of(server: Server) -> dict[tuple[str, str], float]:
@@ -64,7 +56,7 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_server_is_measured_and_says_what_is_ill(tmp_path: Path, start: Callable[..., Server]) -> None:
-    studies, log = studies_of(tmp_path), tmp_path / "log"
+    studies, log = write_cases(tmp_path, 6), tmp_path / "log"
     server = start(studies, log_dir=str(log), cores="1", memory_gb=str(MEMORY_GB))
     wait(lambda: metrics_of(server).get(("coldstart_task_seconds_count", "state=done,task=embedding")))
 
@@ -111,14 +103,14 @@ def test_who_may_read_metrics_and_details(realm: RealmServer, tmp_path: Path, mo
     monkeypatch.setenv("MONAI_LABEL_AUTH_ENABLE", "true")
     monkeypatch.setenv("MONAI_LABEL_AUTH_REALM_URI", realm.uri)
     monkeypatch.setenv("MONAI_LABEL_AUTH_CLIENT_ID", CLIENT_ID)
-    studies = studies_of(tmp_path)
+    studies = write_cases(tmp_path, 6)
     user = {"Authorization": f"Bearer {realm.token('scraper', [USER])}"}
     nobody = {"Authorization": f"Bearer {realm.token('zoe', [])}"}
 
     def status(server: Server, headers: dict[str, str]) -> int:
         return requests.get(f"{server.url}/coldstart/metrics", headers=headers, timeout=60).status_code
 
-    with Server(studies, CONF, tmp_path / "closed.log", ready_path="/openapi.json") as server:
+    with Server(studies, CONF, tmp_path / "closed.log") as server:
         assert [status(server, headers) for headers in ({}, nobody, user)] == [401, 403, 200]
         code, body = health_of(server)
         assert code == 200 and body["details"] is None and body["parts"]["database"] == "well"
@@ -130,6 +122,6 @@ def test_who_may_read_metrics_and_details(realm: RealmServer, tmp_path: Path, mo
         assert str(studies) not in json.dumps(health_of(server)[1])
         assert str(studies) in health_of(server, **user)[1]["details"]["studies"]
         (tmp_path / "away").rename(studies)
-    with Server(studies, {**CONF, "metrics_open": "true"}, tmp_path / "open.log", ready_path="/openapi.json") as server:
+    with Server(studies, {**CONF, "metrics_open": "true"}, tmp_path / "open.log") as server:
         assert [status(server, headers) for headers in ({}, user)] == [200, 200]
         assert requests.get(f"{server.url}/info/", timeout=60).status_code == 401

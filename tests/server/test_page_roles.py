@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import requests
-from realm_case import CLIENT_ID, ROLES, RealmServer
-from server_case import BUDGET, CONF, write_case
+from realm_case import ROLES, RealmServer, guarded_server
+from server_case import BUDGET, write_case
 
 from coldstart.adapters.server import Server
 
@@ -26,17 +26,8 @@ def realm() -> Iterator[RealmServer]:
 
 @pytest.fixture(scope="module")
 def guarded(realm: RealmServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("page_roles")
-    (folder / "studies").mkdir()
-    (folder / "truth").mkdir()
-    for index in range(8):
-        write_case(folder / "studies", folder / "truth", f"case_{index:02d}", index)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("MONAI_LABEL_AUTH_ENABLE", "true")
-        environment.setenv("MONAI_LABEL_AUTH_REALM_URI", realm.uri)
-        environment.setenv("MONAI_LABEL_AUTH_CLIENT_ID", CLIENT_ID)
-        with Server(folder / "studies", CONF, folder / "server.log", ready_path="/openapi.json") as running:
-            yield running
+    with guarded_server(realm, tmp_path_factory.mktemp("page_roles")) as running:
+        yield running
 
 
 def page(server: Server, path: str, token: str | None = None, body: Any = None) -> requests.Response:

@@ -73,8 +73,6 @@ class Server:
         The pairs of `--conf`.
     log : Path
         Where the server's output goes.
-    ready_path : str
-        What answers once the server is up; under authentication something that is open to everybody.
     app : Path
         Folder of the MONAI Label app.
     """
@@ -85,13 +83,11 @@ class Server:
         conf: Mapping[str, str],
         log: Path,
         *,
-        ready_path: str = "/info/",
         app: Path = APP_FOLDER,
     ):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
-        self._ready_path = ready_path
         self._command = server_command(studies, conf, host="127.0.0.1", port=self.port, app=app)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -140,7 +136,8 @@ class Server:
                     f"The server ended while it started. Its last words, from {self.log}: {self._last_words()}"
                 )
             try:
-                if requests.get(f"{self.url}{self._ready_path}", timeout=10).ok:
+                answer = requests.get(f"{self.url}/info/", timeout=10)
+                if answer.ok or answer.status_code == requests.codes.unauthorized:
                     return
             except requests.RequestException:
                 time.sleep(0.2)
