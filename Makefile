@@ -1,7 +1,7 @@
 # Every target that needs the environment installs it first, if the requirement files changed.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install wheelhouse install-offline demo test viewers serve lock
+.PHONY: help install wheelhouse install-offline demo test soak viewers serve lock
 
 VENV ?= .venv
 PORT ?= 8000
@@ -40,6 +40,10 @@ demo: ## Play a whole annotation campaign on the sample data against a real serv
 test: ## Run the test suite (ARGS="-k selection")
 	@tools/install --dev
 	@$(ACTIVE) "$(BIN)/python" -m pytest $(IN_PARALLEL) $(ARGS)
+
+soak: ## Play a week of six annotators against a real server, on a folder and on an archive, in an hour (ARGS="--help")
+	@tools/install --dev
+	@cd tests && $(ACTIVE) "$(BIN)/python" -m soak --output ../soak-output $(ARGS)
 
 viewers: ## Install Orthanc, Chromium, nginx and 3D Slicer's libraries, which some of the tests run against (Debian; root or sudo)
 	@tools/viewers
