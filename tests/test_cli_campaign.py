@@ -196,7 +196,7 @@ def test_plan_of_active_methods_with_a_model(run: Run, studies: Path, repository
     label(studies, repository, "chest_001", "chest_002")
     conf = {"epochs": "1", "spatial_size": "32,32"}
     campaign = open_campaign(str(studies), conf, begin=True).campaign
-    campaign.train(campaign.settings, lambda report: None)
+    campaign.trainings.train(campaign.settings, lambda report: None)
     unscored = run("plan", studies, "--method", "combined", "--output", tmp_path)
     assert unscored.code == 2 and "has not scored the images yet" in unscored.sentence
     campaign.score()

@@ -60,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     for n, seed in ((2, 0), (3, 5)):
         shown = {key: LabelFile(path) for key, path in labels.items() if key < f"case_{n}" or key == "case_7"}
         campaign.sync(images, shown)
-        model, _ = campaign.train(campaign.settings.override({"random_state": seed}), lambda _: None)
+        model, _ = campaign.trainings.train(campaign.settings.override({"random_state": seed}), lambda _: None)
         versions.append(model.version)
     remember(campaign.folder, conf)
     for index in range(3, 7):

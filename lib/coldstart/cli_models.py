@@ -86,9 +86,9 @@ def _list(opened: OpenedCampaign) -> Document:
     campaign = opened.campaign
     if not opened.has_server:
         campaign.publisher.settle()
-    due = campaign.training_due()
+    due = campaign.trainings.due()
     with campaign.store.reading() as session:
-        last = campaign.triggers.last_attempt(session)
+        last = campaign.trainings.triggers.last_attempt(session)
     return {
         "in_use": campaign.publisher.in_use(),
         "models": model_lines(campaign),
@@ -177,7 +177,7 @@ def _show_rollback(found: dict[str, Any]) -> None:
 def _ask(opened: OpenedCampaign) -> Document:
     from coldstart.cli_campaign import user
 
-    opened.campaign.ask_for_training(user())
+    opened.campaign.trainings.ask(user())
     return {"asked": True, "server": opened.has_server}
 
 

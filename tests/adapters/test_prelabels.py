@@ -58,7 +58,7 @@ def test_a_pre_label_does_not_count_as_labelled(datastore, prelabels, tmp_path):
     assert datastore._campaign.status()["labelled"] == 0
     assert datastore.datalist() == []
     with pytest.raises(Exception, match="at least 1 labelled image"):
-        datastore._campaign.require_training_images()
+        datastore._campaign.trainings.require_images()
 
 
 def test_the_newer_model_replaces_and_removes_what_the_older_one_made(datastore, prelabels, tmp_path):

@@ -36,7 +36,7 @@ def test_prelabels_stay_here_and_take_no_place(site: Site, tmp_path: Path) -> No
     assert Path(datastore.get_label_uri(own.series, ORIGINAL)).read_bytes() == before
     datastore.sync()
     assert len(site.orthanc.segmentations()) == 1 and datastore._campaign.status()["labelled"] == 1
-    assert len(datastore._campaign.require_training_images().training) == 1
+    assert len(datastore._campaign.trainings.require_images().training) == 1
     served = {datastore._campaign.next_sample("coldstart_al").image_id for _ in range(4)}  # type: ignore[union-attr]
     assert served <= {free.series, own.series}
     assert prelabels.remove_all_but("2") == 0
@@ -49,12 +49,12 @@ def test_removed_cache_comes_back_and_can_be_trained_on(site: Site, tmp_path: Pa
     datastore = site.open()
     slices = label_of_ball(datastore, series, tmp_path / "label.nii.gz")
     datastore.save_label(series.series, str(tmp_path / "label.nii.gz"), "final", {})
-    (sample,) = datastore._campaign.require_training_images().training
+    (sample,) = datastore._campaign.trainings.require_images().training
     before = read_sample(sample)
     shutil.rmtree(cache_of(datastore, series))
     again = site.open()
     np.testing.assert_array_equal(saved_slices(again, series), slices)
-    (sample,) = again._campaign.require_training_images().training
+    (sample,) = again._campaign.trainings.require_images().training
     image, classes = read_sample(sample)
     np.testing.assert_array_equal(image.pixels, before[0].pixels)
     np.testing.assert_array_equal(classes, before[1])

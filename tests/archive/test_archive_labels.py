@@ -68,7 +68,7 @@ def test_label_of_every_kind_comes_back_from_the_archive(site: Site, tmp_path: P
         np.testing.assert_array_equal(saved_slices(second, series), slices)
         assert second._campaign.status()["labelled"] == 1
     assert len(site.orthanc.segmentations()) == 3
-    assert second._campaign.require_training_images().training[0].class_of_value == {}
+    assert second._campaign.trainings.require_images().training[0].class_of_value == {}
 
 
 def test_segmentation_lies_in_the_archive_where_the_structure_is(site: Site, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_numbers_with_gaps_and_names_survive(site: Site, tmp_path: Path) -> None
     np.testing.assert_array_equal(saved_slices(second, series), slices)
     names = {entry["idx"]: entry["name"] for entry in second.get_label_info(series.series, "final")["label_info"]}
     assert names == {300: "ball", 7: "left_lung", 40: "Äste"}
-    (sample,) = second._campaign.require_training_images().training
+    (sample,) = second._campaign.trainings.require_images().training
     assert sample.class_of_value == {7: 1, 300: 2, 40: 3}
 
 
@@ -204,7 +204,7 @@ def test_segmentation_by_another_program_is_read(site: Site, tmp_path: Path) -> 
     second.sync()
     assert second.label_warning(series.series) is None
     np.testing.assert_array_equal(saved_slices(second, series), np.select([slices == 1, slices == 7], [1, 2]))
-    (sample,) = second._campaign.require_training_images().training
+    (sample,) = second._campaign.trainings.require_images().training
     assert sample.class_of_value == {1: 2, 2: 1}
 
 

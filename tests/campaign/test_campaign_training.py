@@ -31,7 +31,7 @@ def trained_folder(embedded_folder, held_out_file, tmp_path_factory):
         assert label(campaign, image_id) is None
     assert label(campaign, "p03", values=(9,)) is not None
     epochs = []
-    model, evaluation = campaign.train(campaign.settings.override({"epochs": 2}), epochs.append)
+    model, evaluation = campaign.trainings.train(campaign.settings.override({"epochs": 2}), epochs.append)
     campaign.score()
     campaign.store.close()
     (folder / "seen.json").write_text(json.dumps([model.version, evaluation.dice, len(epochs)]))
@@ -92,14 +92,14 @@ def test_click_after_training_names_the_model_that_scored(trained):
 
 def test_training_without_labels_is_refused_with_a_sentence(campaign):
     with pytest.raises(ModelError, match=r"got 0\. Label an image, save it, and train again\."):
-        campaign.train(campaign.settings, lambda _: None)
+        campaign.trainings.train(campaign.settings, lambda _: None)
     assert not campaign.model_path.exists()
 
 
 def test_training_on_bad_labels_alone_says_what_is_wrong_with_them(campaign):
     label(campaign, "p00", values=(9,))
     with pytest.raises(ModelError, match=r"1 label\(s\) cannot be used; the first: .*the value 9"):
-        campaign.require_training_images()
+        campaign.trainings.require_images()
 
 
 def test_training_that_is_broken_off_leaves_the_model_before(trained):

@@ -66,7 +66,7 @@ def test_held_out_labels_are_judged_on_and_never_trained_on(campaign):
 def test_training_on_held_out_labels_alone_is_refused(campaign):
     label(campaign, "h0")
     with pytest.raises(ModelError, match="at least 1 labelled image outside the held-out ones; got 0"):
-        campaign.require_training_images()
+        campaign.trainings.require_images()
 
 
 def test_held_out_labels_do_not_count_for_the_budget(campaign):

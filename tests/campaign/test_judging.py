@@ -33,7 +33,7 @@ def taught_folder(embedded_folder, held_out_file, tmp_path_factory):
     campaign = Campaign(case.make_settings(heldout=held_out_file), folder)
     for image_id in LEARNED:
         label(campaign, image_id)
-    campaign.train(campaign.settings.override({"epochs": 10}), lambda _: None)
+    campaign.trainings.train(campaign.settings.override({"epochs": 10}), lambda _: None)
     campaign.store.close()
     return folder
 
@@ -284,7 +284,7 @@ def test_volume_is_judged_slice_by_slice_together(make_new, tmp_path):
     campaign.sync(images, {})
     for image_id in ("v0", "v1"):
         assert campaign.save_label(image_id, LabelFile(truths[image_id])) is None
-    campaign.train(campaign.settings, lambda _: None)
+    campaign.trainings.train(campaign.settings, lambda _: None)
     campaign.save_label("v2", LabelFile(truths["v2"]))
     assert Judge(campaign).judge_waiting() == 1
     [(image_id, judged)] = judgements(campaign)

@@ -121,7 +121,7 @@ def test_nothing_in_common_speaks_against_nobody() -> None:
 
 
 def trained(campaign: case.Campaign) -> str:
-    model, _ = campaign.train(campaign.settings, lambda _: None)
+    model, _ = campaign.trainings.train(campaign.settings, lambda _: None)
     return model.version
 
 
@@ -129,52 +129,52 @@ def test_campaign_counts_labels_saved_again_and_those_saved_during_a_training(ma
     campaign = make_campaign(retrain_every=2)
     for image_id in ("p00", "p01"):
         label(campaign, image_id)
-    assert campaign.training_due().trigger == "labels"
+    assert campaign.trainings.due().trigger == "labels"
 
     def save_another(_: object) -> None:
         label(campaign, "p02")
 
-    campaign.train(campaign.settings, save_another)
-    assert campaign.training_due() is None
+    campaign.trainings.train(campaign.settings, save_another)
+    assert campaign.trainings.due() is None
     label(campaign, "p00", values=(2,))
-    assert campaign.training_due().trigger == "labels", "one is new, and another one changed"
+    assert campaign.trainings.due().trigger == "labels", "one is new, and another one changed"
     label(campaign, "h0")
     trained(campaign)
-    assert campaign.training_due() is None
+    assert campaign.trainings.due() is None
 
 
 def test_training_that_fails_is_not_due_again_on_the_same_labels(make_campaign) -> None:
     campaign = make_campaign(retrain_every=1, learning_rate=1e30, epochs=4)
     label(campaign, "p00")
     with pytest.raises(ModelError, match="diverged"):
-        campaign.train(campaign.settings, lambda _: None)
-    assert campaign.training_due() is None
+        campaign.trainings.train(campaign.settings, lambda _: None)
+    assert campaign.trainings.due() is None
     label(campaign, "p01")
-    assert campaign.training_due().trigger == "labels"
+    assert campaign.trainings.due().trigger == "labels"
 
 
 def test_training_that_was_asked_for_is_due_until_one_has_begun(make_campaign) -> None:
     campaign = make_campaign()
     with pytest.raises(ModelError, match="at least 1 labelled image"):
-        campaign.ask_for_training("ann")
+        campaign.trainings.ask("ann")
     label(campaign, "p00")
-    assert campaign.training_due() is None
-    campaign.ask_for_training("ann")
-    campaign.ask_for_training("bob")
-    assert make_campaign().training_due().trigger == "asked", "for another process too"
+    assert campaign.trainings.due() is None
+    campaign.trainings.ask("ann")
+    campaign.trainings.ask("bob")
+    assert make_campaign().trainings.due().trigger == "asked", "for another process too"
 
     def ask_again(_: object) -> None:
         time.sleep(0.01)
-        campaign.ask_for_training("ann")
+        campaign.trainings.ask("ann")
 
-    campaign.train(campaign.settings, ask_again)
-    assert campaign.training_due().trigger == "asked"
+    campaign.trainings.train(campaign.settings, ask_again)
+    assert campaign.trainings.due().trigger == "asked"
     trained(campaign)
-    assert campaign.training_due() is None
+    assert campaign.trainings.due() is None
 
 
 def test_training_that_somebody_stopped_is_not_due_again(make_campaign) -> None:
     campaign = make_campaign(retrain_every=1)
     label(campaign, "p00")
-    campaign.note_stopped_training()
-    assert campaign.training_due() is None
+    campaign.trainings.note_stopped()
+    assert campaign.trainings.due() is None

@@ -27,7 +27,7 @@ class Killed(BaseException):
 
 
 def train(campaign: Campaign, **settings: object) -> str:
-    model, _ = campaign.train(campaign.settings.override(settings), lambda _: None)
+    model, _ = campaign.trainings.train(campaign.settings.override(settings), lambda _: None)
     return model.version
 
 
@@ -115,7 +115,7 @@ def test_worse_model_is_not_used_and_the_reason_is_in_the_log(open_taught, monke
     line = list(decision_rows(campaign.store))[-1]["details"]
     assert line["reason"] == found["refused"] and set(LIBRARIES) < set(line["software"])
     assert campaign.tasks_to_do().get("entropy", first).startswith(first)
-    assert campaign.training_due() is None, "not again before there is another label"
+    assert campaign.trainings.due() is None, "not again before there is another label"
     assert [one.model_version for one in learning_curve(campaign.store).heldout] == []
     assert all(one.same is not False for one in replay(campaign.store))
 
@@ -163,7 +163,7 @@ def test_rolled_back_model_is_in_use_until_the_next_training(open_taught) -> Non
     assert case.newest_scoring(campaign).model_version == first
     for _ in range(2):
         campaign.publisher.settle()
-        assert campaign.training_due() is None and campaign.publisher.in_use() == first
+        assert campaign.trainings.due() is None and campaign.publisher.in_use() == first
     assert kinds(campaign) == ["training", "training", "rollback"]
     line = list(decision_rows(campaign.store))
     assert [row["who"] for row in line if row["kind"] == "rollback"] == ["ann"]
@@ -202,7 +202,7 @@ def test_new_model_that_cannot_be_read_back_is_not_used(open_taught, monkeypatch
         train(campaign, epochs=1)
     assert in_file(campaign) == campaign.publisher.in_use() == first
     assert kinds(campaign) == ["training", "training_refused"]
-    assert campaign.training_due() is None
+    assert campaign.trainings.due() is None
 
 
 STEPS = {
@@ -234,10 +234,10 @@ def test_chain_goes_on_after_a_kill(open_taught, monkeypatch, step: str) -> None
     again = open_taught(publish_margin=1)
     tasks = again.tasks_to_do()
     if state == "unchecked":
-        assert again.training_due().trigger == "check"
-        assert again.check_waiting() == 1
+        assert again.trainings.due().trigger == "check"
+        assert again.trainings.check_waiting() == 1
         tasks = again.tasks_to_do()
-    assert again.training_due() is None
+    assert again.trainings.due() is None
     assert in_file(again) == again.publisher.in_use() == second
     assert set(tasks) == {"entropy"} and tasks["entropy"].startswith(second)
     assert set(again.publisher.versions.states().values()) == {"done"}
@@ -272,4 +272,4 @@ def test_database_made_anew_knows_the_model_and_what_it_learned(open_taught) -> 
     with campaign.store.reading() as session:
         model = session.scalars(select(learning.Model)).one()
     assert model.details["learned"].keys() == set(FIRST)
-    assert campaign.training_due() is None
+    assert campaign.trainings.due() is None

@@ -59,7 +59,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     campaign = open_campaign(folder, state_dir=str(folder.with_name("state")))
     sync(campaign, folder)
     campaign.embed()
-    campaign.train(campaign.settings, lambda report: None)
+    campaign.trainings.train(campaign.settings, lambda report: None)
     campaign.store.close()
     return folder
 

@@ -537,7 +537,7 @@ def test_overlay_comes_from_the_newest_model(site: Site) -> None:
     assert answer.status_code == 404 and "no trained model yet" in answer.json()["detail"]
     for image_id in ("p01", "p02"):
         site.label(image_id)
-    site.campaign.train(site.campaign.settings, lambda report: None)
+    site.campaign.trainings.train(site.campaign.settings, lambda report: None)
     preview = site.get("preview", params={"id": "p00"})
     tags = []
     for kind in ("prediction", "entropy"):
@@ -548,7 +548,7 @@ def test_overlay_comes_from_the_newest_model(site: Site) -> None:
         tags.append(answer.headers["ETag"])
     assert site.fetching == ["p00", "p00"], "one prediction gives both"
     assert site.record("p00")["has_prediction"] is True
-    site.campaign.train(site.campaign.settings.override({"random_state": 1}), lambda report: None)
+    site.campaign.trainings.train(site.campaign.settings.override({"random_state": 1}), lambda report: None)
     assert site.get("overlay", params={"id": "p00"}).headers["ETag"] not in tags
 
 

@@ -117,8 +117,8 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             "task_errors": self._tasks.errors(),
             "left_out": self._datastore.left_out(),
             "watch_errors": self._watch.troubles | self._judging.troubles,
-            "model_problem": self.campaign.model_problem,
-            "retraining": {"due": self._chain.reason, **self.campaign.retraining()},
+            "model_problem": self.campaign.publisher.problem,
+            "retraining": {"due": self._chain.reason, **self.campaign.trainings.status()},
         }
         return info
 
@@ -192,7 +192,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         if not self._infers[model].is_valid():
             self._datastore.sync()
             with answered(409):
-                self.campaign.require_training_images()
+                self.campaign.trainings.require_images()
 
     def fetch_image(self, image_id: str) -> None:
         """Have an archived image here; the endpoints would fetch it on the event loop, where everybody waits."""

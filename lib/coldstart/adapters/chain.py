@@ -1,6 +1,6 @@
 """The chain that the server's process drives: train, check, publish, score, pre-label.
 
-What is due is decided from the store (`Campaign.training_due`, `Campaign.tasks_to_do`) at every look of the watch, so a
+What is due is decided from the store (`Trainings.due`, `Campaign.tasks_to_do`) at every look of the watch, so a
 link that was killed is begun again, here or in the next server. MONAI Label runs trainings one after the other, in a
 queue that a restart forgets: here one waits at most, and what waits is in the store too.
 """
@@ -56,16 +56,16 @@ class Chain:
 
     def due(self) -> dict[str, str]:
         """Return the training that is due, as `Tasks.begin` takes it, with a fingerprint of what makes it due."""
-        due = self._campaign.training_due()
+        due = self._campaign.trainings.due()
         self.reason = due.sentence if due is not None else None
         if due is None:
             return {}
-        situation = self._campaign.triggers.situation(self._campaign.settings)
+        situation = self._campaign.trainings.triggers.situation(self._campaign.settings)
         return {"train": f"{due.trigger} {situation.trained_at} {len(situation.new_labels)}"}
 
     def begin(self) -> None:
         """Begin the training that is due."""
-        due = self._campaign.training_due()
+        due = self._campaign.trainings.due()
         if due is None:
             return
         asked = asked_request(self._campaign.store) if due.trigger == "asked" else {}
@@ -108,5 +108,5 @@ class Chain:
 
     def _has_news(self, task: Mapping[str, Any]) -> bool:
         """Whether a label was saved since a training was queued: it may not learn from that."""
-        situation = self._campaign.triggers.situation(self._campaign.settings)
+        situation = self._campaign.trainings.triggers.situation(self._campaign.settings)
         return any(at >= float(task["request"][QUEUED_AT]) for at in situation.new_labels)

@@ -93,7 +93,7 @@ def _checks(app: ColdStartApp, tasks: Tasks, watches: tuple[Watch, ...]) -> dict
         "archive" if archived else "studies": images,
         "watch": watched,
         **{part: partial(failed, names) for part, names in _PARTS.items()},
-        "model": lambda: campaign.model_problem,
+        "model": lambda: campaign.publisher.problem,
         "disk": partial(_disk, folders),
         "memory": _memory,
         "log": lambda: app.log_file.trouble,

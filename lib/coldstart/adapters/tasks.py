@@ -148,7 +148,7 @@ class Tasks:
         if task is not None and not task.get("details"):
             task["details"] = ["Stopped before it said anything."]
         if task is not None and kind == "train":
-            self._campaign.note_stopped_training()
+            self._campaign.trainings.note_stopped()
         return task
 
     def _give_up_lost(self) -> None:

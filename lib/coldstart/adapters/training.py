@@ -89,8 +89,8 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
 
     def _is_done_already(self, request: Mapping[str, Any]) -> bool:
         """Finish a training that was killed before its model was checked; that, or another server's, may be enough."""
-        self._campaign.check_waiting()
-        return TRIGGER in request and self._campaign.training_due() is None
+        self._campaign.trainings.check_waiting()
+        return TRIGGER in request and self._campaign.trainings.due() is None
 
     def stats(self) -> dict[str, Any]:
         """Stats of the training that runs, else of the last one that published a model."""
@@ -157,7 +157,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
             )
 
         with answered():
-            model, evaluation = self._campaign.train(
+            model, evaluation = self._campaign.trainings.train(
                 settings,
                 on_epoch,
                 rank=rank,

@@ -1,7 +1,7 @@
 """What to serve next and why, and what a saved label changes; knows no server."""
 
 from coldstart.campaign.baselines import BASELINES
-from coldstart.campaign.campaign import Campaign, TaskName
+from coldstart.campaign.campaign import Campaign
 from coldstart.campaign.choosing import BEFORE_EMBEDDING, STRATEGIES, StrategyName
 from coldstart.campaign.held_out import read_held_out
 from coldstart.campaign.inventory import ImageFile, LabelFile
@@ -16,6 +16,5 @@ __all__ = [
     "LabelFile",
     "Sample",
     "StrategyName",
-    "TaskName",
     "read_held_out",
 ]

@@ -5,47 +5,34 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coldstart.campaign import fetching, inventory, learning, planning, prelabels, vectors
+from coldstart.campaign import fetching, inventory, planning, prelabels, work
 from coldstart.campaign.baselines import BASELINES, Baselines
 from coldstart.campaign.choosing import StrategyName
 from coldstart.campaign.fetching import Fetch, all_are_here
 from coldstart.campaign.held_out import read_held_out
 from coldstart.campaign.inventory import ImageFile, LabelFile
-from coldstart.campaign.learning import LabelledImages
 from coldstart.campaign.pool import PoolMemory
 from coldstart.campaign.progress import reporter
 from coldstart.campaign.publishing import Publisher
 from coldstart.campaign.refill import Refill
-from coldstart.campaign.retraining import Due
 from coldstart.campaign.serving import Desk, Sample
 from coldstart.campaign.steering import Lookout, Preview, SteeredSettings, retry_set_aside
-from coldstart.campaign.triggers import Triggers, ask, labels_to_learn_from
-from coldstart.embedding import create_encoder
-from coldstart.exceptions import ModelError, StoreBusyError, StoreError
-from coldstart.segmentation import (
-    EpochReport,
-    Evaluation,
-    Model,
-    faster,
-    load_published,
-    predict_prepared,
-    prepare_image,
-    train,
-)
+from coldstart.campaign.trainings import Trainings
+from coldstart.campaign.uncounted import UncountedLabels
+from coldstart.campaign.work import TaskName
+from coldstart.exceptions import StoreError
+from coldstart.segmentation import load_published
 from coldstart.settings import Settings
 from coldstart.store import Image, Label, Progress, Store
-
-TaskName = Literal["embedding", "entropy", "prelabel"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,15 +66,14 @@ class Campaign:
         self.store = Store(folder, self._fill)
         self._steered = SteeredSettings(self.store, configured)
         self._memory = PoolMemory(configured.random_state)
-        self._uncounted: dict[str, bool] = {}
-        self._out_of_order: str | None = None
-        self._desk = Desk(self.store, self._steered.read, self._memory, self._uncounted)
+        self._uncounted = UncountedLabels()
+        self._desk = Desk(self.store, self._steered.read, self._memory, self._uncounted.states)
         self._lookout = Lookout(self.store, self._desk)
         self._replanning = threading.Lock()
         self._baselines = Baselines(self.store, self._steered.read, self._desk.remember)
         self.model_path = folder / "models" / "attention_unet.pt"
         self.publisher = Publisher(self.store, self.model_path)
-        self.triggers = Triggers(self.store)
+        self.trainings = Trainings(self.store, self._steered.now, self.publisher)
         self.fetch: Fetch = all_are_here
 
     def __reduce__(self) -> tuple[type[Campaign], tuple[Settings, Path]]:
@@ -105,17 +91,14 @@ class Campaign:
 
     def sync(self, images: Mapping[str, Path | ImageFile], labels: Mapping[str, LabelFile]) -> None:
         """Take over what the datastore shows: images by id, and final labels by image id."""
-        self._uncounted.update(dict.fromkeys(self._refill.images.keys() - images.keys(), True))
-        uncounted = dict(self._uncounted)
+        uncounted = self._uncounted.note_gone(self._refill.images.keys() - images.keys())
         self._refill.images, self._refill.labels = images, dict(labels)
         self._say_unknown_held_out(images)
         self.store.look_over()
         self._desk.write_remembered()
         inventory.sync_images(self.store, images, self.held_out, self.settings.spatial_dims)
         inventory.sync_labels(self.store, labels, self.settings.labels)
-        for image_id in uncounted:
-            self._uncounted.pop(image_id, None)
-        self._out_of_order = None
+        self._uncounted.written(uncounted)
 
     def take_over_servings(self, served_at: Mapping[str, float]) -> None:
         """Keep reserved what the datastore noted as served, where the database that knew for whom was lost."""
@@ -150,33 +133,20 @@ class Campaign:
             Until then nobody waits for the database again.
         """
         self._refill.labels[image_id] = label
-        with self._counting(image_id, labelled=True):
+        with self._uncounted.counting(image_id, labelled=True):
             self._desk.write_remembered()
             return inventory.save_label(self.store, image_id, label, self.settings.labels)
 
     def remove_label(self, image_id: str) -> None:
         """Make an image whose final label was removed a candidate again."""
         self._refill.labels.pop(image_id, None)
-        with self._counting(image_id, labelled=False):
+        with self._uncounted.counting(image_id, labelled=False):
             inventory.remove_label(self.store, image_id)
-
-    @contextmanager
-    def _counting(self, image_id: str, *, labelled: bool) -> Iterator[None]:
-        """Make clicks know what the database is being told."""
-        self._uncounted[image_id] = labelled
-        if self._out_of_order is not None:
-            raise StoreBusyError(self._out_of_order)
-        try:
-            yield
-        except StoreError as error:
-            self._out_of_order = str(error)
-            raise
-        self._uncounted.pop(image_id, None)
 
     @property
     def unwritten(self) -> str | None:
         """Why what was saved is counted but not written to the database yet, or None."""
-        return self._out_of_order
+        return self._uncounted.reason
 
     def label_problem(self, image_id: str) -> str | None:
         """Why the label of an image stays out of training, or None."""
@@ -290,148 +260,16 @@ class Campaign:
     def tasks_to_do(self) -> dict[TaskName, str]:
         """Tasks that have something to do, each with a fingerprint that changes when there is something else to do."""
         self.publisher.settle()
-        tasks: dict[TaskName, str] = {}
-        database = self.store.identity  # in a database made anew everything is to be done again
-        with self.store.reading() as session:
-            if planning.needs_embedding(session, self.settings):
-                images = session.execute(
-                    select(Image.image_id, Image.signature).where(Image.present, Image.problem.is_(None))
-                )
-                tasks["embedding"] = str(hash((database, frozenset(images.tuples()))))
-            model = learning.newest_model(session) if self.model_path.is_file() else None
-            if model is not None and learning.needs_scoring(session):
-                tasks["entropy"] = f"{model.version} {database}"
-            elif model is not None and prelabels.waiting_model(session, self.settings.prelabel):
-                tasks["prelabel"] = f"{model.version} {database}"
-        return tasks
+        return work.to_do(self.store, self.settings, self.model_path)
 
     def embed(self) -> int:
         """Embed what is new or changed, keep the map and the plan; return how many images were looked at."""
         with FileLock(self.folder / "embedding.lock"):
-            return self._embed()
-
-    def _embed(self) -> int:
-        with self.store.reading() as session:
-            if not planning.needs_embedding(session, self.settings):
-                return 0
-        encoder = create_encoder(
-            self.settings.encoder, weights=self.settings.encoder_weights, device=self.settings.device
-        )
-        report = reporter(self.store, "embedding", f"encoder {encoder.name}")
-        # Each goes on from what it has written: tried again, it does the rest.
-        key = vectors.encoder_key(encoder)
-        self.store.patiently(partial(fetching.fetch_for_embedding, self.store, self.fetch, key))
-        count = self.store.patiently(partial(vectors.embed_images, self.store, self.settings, encoder, report))
-        self.store.patiently(partial(planning.update_map, self.store, self.settings, encoder))
-        self.store.patiently(partial(planning.update_plan, self.store, self.settings))
-        return count
+            return work.embed(self.store, self.settings, self.fetch)
 
     def fetch_training_images(self) -> None:
         """Have the labelled images here that `train` reads, also in other processes."""
         self.store.patiently(partial(fetching.fetch_for_training, self.store, self.fetch))
-
-    def require_training_images(self) -> LabelledImages:
-        """Labelled images to learn from; ModelError when there is none."""
-        return learning.require_training_images(self.store)
-
-    def train(
-        self,
-        settings: Settings,
-        on_epoch: Callable[[EpochReport], None],
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        trigger: str | None = None,
-    ) -> tuple[Model, Evaluation | None]:
-        """Train on every usable label from scratch, judge the model on the held-out images, and put it into use.
-
-        A model that is worse than the one in use is kept, and the one in use stays: `coldstart.campaign.retraining`
-        has the rule, and the record of the new one (`publisher.versions`) why.
-
-        Parameters
-        ----------
-        settings : Settings
-            The campaign's, with what the request for this training overrides.
-        on_epoch : callable
-            Called after every epoch.
-        rank, world_size : int
-            Of this process in a training on several GPUs; the first one publishes.
-        trigger : str, optional
-            Why there is a training, for the log.
-
-        Raises
-        ------
-        ModelError
-            If there is no label to learn from, the training diverged, or the model cannot be read back; the model
-            before stays in use.
-        """
-        attempt = self._begin_attempt(trigger)
-        labelled = self.require_training_images()
-        config = learning.training_config(settings)
-        try:
-            model = train(labelled.training, config, on_epoch=on_epoch, rank=rank, world_size=world_size)
-        except ModelError as error:
-            if rank == 0:
-                attempt["config"] = config.to_dict()
-                self.store.patiently(partial(learning.record_refused, self.store, attempt, str(error)))
-            raise
-        if rank != 0:
-            return model, None
-        self.publisher.versions.keep(model, {**model.metadata, **attempt}, "unchecked")
-        model, evaluation, _ = self.publisher.check(model.version, settings)
-        return model, evaluation
-
-    def _begin_attempt(self, trigger: str | None) -> dict[str, Any]:
-        """What is known of a training when it begins: a label that is saved from now on is new to the next one."""
-        with self.store.reading() as session:
-            learned = {image_id: signature for image_id, signature, _ in labels_to_learn_from(session)}
-        return {"began_at": time.time(), "learned": learned, "trigger": trigger}
-
-    def note_stopped_training(self) -> None:
-        """Note that somebody stopped a training: it does not begin again before there is a new reason."""
-        try:
-            learning.record_refused(self.store, self._begin_attempt(None), "It was stopped.")
-        except StoreError as error:
-            logger.warning("The training that was stopped may begin again by itself: %s", error)
-
-    def check_waiting(self) -> int:
-        """Check the models whose training was killed before it could; return how many there were."""
-        waiting = [version for version, state in self.publisher.versions.states().items() if state == "unchecked"]
-        for version in waiting:
-            self.publisher.check(version, self.settings)
-        return len(waiting)
-
-    def training_due(self) -> Due | None:
-        """Tell whether the server is to train now, and why."""
-        if "unchecked" in self.publisher.versions.states().values():
-            return Due("check", "a trained model waits to be compared with the one in use")
-        return self.triggers.due(self.settings)
-
-    def ask_for_training(self, who: str | None) -> None:
-        """Have the server train as soon as it can: now, or once after the training that runs.
-
-        Raises
-        ------
-        ModelError
-            If there is no label to learn from.
-        """
-        ask(self.store, who)
-
-    def retraining(self) -> dict[str, Any]:
-        """What `GET /info/` says of trainings: how the last one ended, and which models are kept; plain JSON types."""
-        with self.store.reading() as session:
-            last = self.triggers.last_attempt(session)
-        return {
-            "last_began_at": last.began_at if last is not None else None,
-            "last_trigger": last.trigger if last is not None else None,
-            "last_refused": last.refused if last is not None else None,
-            "kept_models": list(self.publisher.versions.states()),
-        }
-
-    @property
-    def model_problem(self) -> str | None:
-        """Why the file of the model in use cannot be used, or None."""
-        return self.publisher.problem
 
     def score(self) -> int:
         """Score the unlabelled images with the published model; return how many were scored.
@@ -440,21 +278,7 @@ class Campaign:
         """
         with FileLock(self.folder / "scoring.lock"):
             model = load_published(self.model_path, self.settings.device)
-            with self.store.reading() as session:
-                to_do = learning.needs_scoring(session)
-            return self._score(model) if to_do else 0
-
-    def _score(self, model: Model) -> int:
-        report = reporter(self.store, "entropy", f"model {model.version}")
-        self.store.patiently(partial(fetching.fetch_for_scoring, self.store, self.fetch))
-        return learning.score_pool(
-            self.store,
-            self.settings,
-            model.version,
-            prepare=partial(prepare_image, config=model.config),
-            predict=partial(predict_prepared, faster(model)),
-            progress=report,
-        )
+            return work.score(self.store, self.settings, self.fetch, model)
 
     def prelabel(self, keep: prelabels.KeepPrelabel) -> str | None:
         """Have `keep` segment the images next in line with the newest model; return its version if it did."""

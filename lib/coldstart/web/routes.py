@@ -189,7 +189,7 @@ def _steering(page: Page) -> APIRouter:
     @router.post("/train", response_model=models.Asked, dependencies=steerer)
     def train(request: Request) -> models.Asked:
         """Have the server train as soon as it can: now, or once after the training that runs."""
-        campaign.ask_for_training(page.viewer(request).name)
+        campaign.trainings.ask(page.viewer(request).name)
         return models.Asked(asked=True)
 
     @router.post("/retry", response_model=models.Tried, dependencies=steerer)

@@ -1,0 +1,139 @@
+"""The trainings of a campaign: when one is due, how it runs, and what became of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from coldstart.campaign import learning
+from coldstart.campaign.learning import LabelledImages
+from coldstart.campaign.publishing import Publisher
+from coldstart.campaign.retraining import Due
+from coldstart.campaign.triggers import Triggers, ask, labels_to_learn_from
+from coldstart.exceptions import ModelError, StoreError
+from coldstart.segmentation import EpochReport, Evaluation, Model, train
+from coldstart.settings import Settings
+from coldstart.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+class Trainings:
+    """Trains on the labels of a campaign, and hands the models to its publisher.
+
+    Parameters
+    ----------
+    store : Store
+        The campaign's database.
+    settings : callable
+        Returns the settings in force.
+    publisher : Publisher
+        Decides which model is used.
+    """
+
+    def __init__(self, store: Store, settings: Callable[[], Settings], publisher: Publisher):
+        self._store = store
+        self._settings = settings
+        self._publisher = publisher
+        self.triggers = Triggers(store)
+
+    def require_images(self) -> LabelledImages:
+        """Labelled images to learn from; ModelError when there is none."""
+        return learning.require_training_images(self._store)
+
+    def train(
+        self,
+        settings: Settings,
+        on_epoch: Callable[[EpochReport], None],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        trigger: str | None = None,
+    ) -> tuple[Model, Evaluation | None]:
+        """Train on every usable label from scratch, judge the model on the held-out images, and put it into use.
+
+        A model that is worse than the one in use is kept, and the one in use stays: `coldstart.campaign.retraining`
+        has the rule, and the record of the new one (`publisher.versions`) why.
+
+        Parameters
+        ----------
+        settings : Settings
+            The campaign's, with what the request for this training overrides.
+        on_epoch : callable
+            Called after every epoch.
+        rank, world_size : int
+            Of this process in a training on several GPUs; the first one publishes.
+        trigger : str, optional
+            Why there is a training, for the log.
+
+        Raises
+        ------
+        ModelError
+            If there is no label to learn from, the training diverged, or the model cannot be read back; the model
+            before stays in use.
+        """
+        attempt = self._begin_attempt(trigger)
+        labelled = self.require_images()
+        config = learning.training_config(settings)
+        try:
+            model = train(labelled.training, config, on_epoch=on_epoch, rank=rank, world_size=world_size)
+        except ModelError as error:
+            if rank == 0:
+                attempt["config"] = config.to_dict()
+                self._store.patiently(partial(learning.record_refused, self._store, attempt, str(error)))
+            raise
+        if rank != 0:
+            return model, None
+        self._publisher.versions.keep(model, {**model.metadata, **attempt}, "unchecked")
+        model, evaluation, _ = self._publisher.check(model.version, settings)
+        return model, evaluation
+
+    def _begin_attempt(self, trigger: str | None) -> dict[str, Any]:
+        """What is known of a training when it begins: a label that is saved from now on is new to the next one."""
+        with self._store.reading() as session:
+            learned = {image_id: signature for image_id, signature, _ in labels_to_learn_from(session)}
+        return {"began_at": time.time(), "learned": learned, "trigger": trigger}
+
+    def note_stopped(self) -> None:
+        """Note that somebody stopped a training: it does not begin again before there is a new reason."""
+        try:
+            learning.record_refused(self._store, self._begin_attempt(None), "It was stopped.")
+        except StoreError as error:
+            logger.warning("The training that was stopped may begin again by itself: %s", error)
+
+    def check_waiting(self) -> int:
+        """Check the models whose training was killed before it could; return how many there were."""
+        waiting = [version for version, state in self._publisher.versions.states().items() if state == "unchecked"]
+        for version in waiting:
+            self._publisher.check(version, self._settings())
+        return len(waiting)
+
+    def due(self) -> Due | None:
+        """Tell whether the server is to train now, and why."""
+        if "unchecked" in self._publisher.versions.states().values():
+            return Due("check", "a trained model waits to be compared with the one in use")
+        return self.triggers.due(self._settings())
+
+    def ask(self, who: str | None) -> None:
+        """Have the server train as soon as it can: now, or once after the training that runs.
+
+        Raises
+        ------
+        ModelError
+            If there is no label to learn from.
+        """
+        ask(self._store, who)
+
+    def status(self) -> dict[str, Any]:
+        """What `GET /info/` says of trainings: how the last one ended, and which models are kept; plain JSON types."""
+        with self._store.reading() as session:
+            last = self.triggers.last_attempt(session)
+        return {
+            "last_began_at": last.began_at if last is not None else None,
+            "last_trigger": last.trigger if last is not None else None,
+            "last_refused": last.refused if last is not None else None,
+            "kept_models": list(self._publisher.versions.states()),
+        }
