@@ -7,6 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 from orthanc import is_installed
@@ -14,13 +17,12 @@ from soak.places import PLACES
 from soak.report import write_report
 from soak.week import Options, play
 
-DISK_MB = 2048
 UNSHARE = ("unshare", "--user", "--map-root-user", "--mount")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak ARGS=", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30, help="how long the week takes, on each place")
+    parser.add_argument("--minutes", type=float, default=60, help="how long the week takes")
     parser.add_argument("--place", choices=[*PLACES, "both"], default="both", help="where the images are")
     parser.add_argument("--seed", type=int, default=0, help="of all that is left to chance")
     parser.add_argument("--no-faults", action="store_true", help="nothing goes wrong")
@@ -36,7 +38,9 @@ def main() -> int:
     output.mkdir(parents=True, exist_ok=True)
     os.chdir(output)  # the folder of the tests must not be where the server's Python looks for its packages
     options = Options(arguments.minutes, arguments.seed, output, arguments.disk, not arguments.no_faults)
-    weeks = [play(kind, options) for kind in (PLACES if arguments.place == "both" else [arguments.place])]
+    places = list(PLACES) if arguments.place == "both" else [arguments.place]
+    with ProcessPoolExecutor(len(places), get_context("spawn")) as pool:
+        weeks = list(pool.map(play, places, repeat(options)))
     for week in weeks:
         for verdict in week.verdicts:
             print(f"{'ok ' if verdict.is_true else 'NOT'} {week.place}, {verdict.name}: {verdict.sentence}")
@@ -52,13 +56,12 @@ def on_a_small_disk(output: Path) -> int:
     """Run this again in a mount namespace, where a disk of its own can be filled; that needs no root."""
     disk = output / "disk"
     disk.mkdir(parents=True, exist_ok=True)
-    mount = 'mount -t tmpfs -o "size=$1m" none "$2" && shift 2 && exec "$@"'
-    begin = [*UNSHARE, "sh", "-c", mount, "sh", str(DISK_MB), str(disk)]
-    if shutil.which("unshare") is None or subprocess.run([*begin, "true"], capture_output=True).returncode:
+    probe = [*UNSHARE, "mount", "-t", "tmpfs", "none", str(disk)]
+    if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:
         sys.exit(
             "soak: a disk to be filled needs user namespaces (unshare), which are not allowed here; --no-full-disk"
         )
-    return subprocess.run([*begin, sys.executable, "-m", "soak", *sys.argv[1:], "--disk", str(disk)]).returncode
+    return subprocess.run([*UNSHARE, sys.executable, "-m", "soak", *sys.argv[1:], "--disk", str(disk)]).returncode
 
 
 if __name__ == "__main__":

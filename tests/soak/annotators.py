@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import requests
 import SimpleITK as sitk  # noqa: N813
+from scipy.ndimage import gaussian_filter
 
 from soak.records import OK, Click, Journal, Save, hash_bytes, hash_voxels
 
@@ -227,11 +228,12 @@ class Annotator(threading.Thread):
             return None
 
 
-def paint_nrrd(content: bytes, suffix: str, rng: random.Random, folder: Path) -> bytes:
+def paint(content: bytes, suffix: str, rng: random.Random, folder: Path) -> bytes:
     """What somebody draws on a downloaded image: its bright structure, a little off; never twice the same file."""
     image = _read(content, suffix, folder)
-    values = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(image, 1.0)) > LEVEL + rng.uniform(-8, 8)
-    drawn = sitk.GetImageFromArray(values.astype(np.uint8))
+    pixels = sitk.GetArrayFromImage(image).astype(float)
+    smooth = gaussian_filter(pixels, [0] * (pixels.ndim - 2) + [1, 1])
+    drawn = sitk.GetImageFromArray((smooth > LEVEL + rng.uniform(-8, 8)).astype(np.uint8))
     drawn.CopyInformation(image)
     drawn.SetMetaData("drawn", str(rng.random()))
     path = folder / f"{threading.get_ident()}.nrrd"
@@ -239,9 +241,9 @@ def paint_nrrd(content: bytes, suffix: str, rng: random.Random, folder: Path) ->
     return path.read_bytes()
 
 
-def values_of_nrrd(content: bytes, folder: Path, on: sitk.Image | None = None) -> np.ndarray:
-    """Slices, rows and columns of a label file, or of another grid that it is brought onto."""
-    label = _read(content, ".nrrd", folder)
+def values_of(content: bytes, folder: Path, on: sitk.Image | None = None) -> np.ndarray:
+    """Slices, rows and columns of a label file, NRRD or NIfTI, or of another grid that it is brought onto."""
+    label = _read(content, ".nrrd" if content.startswith(b"NRRD") else ".nii.gz", folder)
     if on is not None:
         label = sitk.Resample(label, on, sitk.Transform(), sitk.sitkNearestNeighbor)
     values = sitk.GetArrayFromImage(label)

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from soak.records import OK, Click, Sample, Save
 
-WARM_UP_S = 90.0
-"""A process loads what it needs when it first needs it: from here on it is to stay as it is."""
+WARM_UP_S = 60.0
+"""A process loads what it needs when it first needs it: it is warm so long after its first inference."""
 LEAST_SEGMENT_S = 90.0
 """A process that was observed for less after its warm-up tells nothing of a trend."""
 MEMORY_GROWTH = 0.05
@@ -218,13 +218,14 @@ def check_flat(samples: Sequence[Sample]) -> Verdict:
     segments = []
     for start in sorted({sample.start for sample in samples}):
         mine = [sample for sample in samples if sample.start == start]
-        warm = [sample for sample in mine if sample.at >= mine[0].at + WARM_UP_S]
+        loaded_at = next((sample.at for sample in mine if sample.inferred), math.inf)
+        warm = [sample for sample in mine if sample.at >= loaded_at + WARM_UP_S]
         lasted = warm[-1].at - warm[0].at if warm else 0.0
         figures: dict[str, Any] = {"start": start, "seconds": round(mine[-1].at - mine[0].at), "samples": len(mine)}
         if lasted < LEAST_SEGMENT_S:
             segments.append({**figures, "judged": False})
             continue
-        memory, handles = ([getattr(one, name) for one in warm] for name in ("pss_mb", "handles"))
+        memory, handles = ([getattr(one, name) for one in warm] for name in ("memory_mb", "handles"))
         more_mb, more_handles = _growth(memory), _growth(handles)
         slope_mb = 3600 * slope([one.at for one in warm], memory)
         figures |= {

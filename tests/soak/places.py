@@ -22,7 +22,7 @@ from pydicom.uid import generate_uid
 from coldstart.adapters.server import Server
 from dicom_series import Series, volume_series
 from orthanc import Orthanc
-from soak.annotators import paint_nrrd, values_of_nrrd
+from soak.annotators import paint, values_of
 from soak.records import hash_bytes, hash_voxels
 
 LABEL_INFO = [{"name": "disk", "idx": 1}]
@@ -65,11 +65,11 @@ class Place(ABC):
 
     def paint(self, content: bytes, rng: random.Random) -> bytes:
         """A label of a downloaded image, as a file."""
-        return paint_nrrd(content, self.image_suffix, rng, self._scratch)
+        return paint(content, self.image_suffix, rng, self._scratch)
 
     def slices(self, label: bytes) -> np.ndarray:
-        """What is in a label that was sent."""
-        return values_of_nrrd(label, self._scratch)
+        """What is in a label that was sent, or is given back."""
+        return values_of(label, self._scratch)
 
     def send(self, session: requests.Session, way: str, image: str, label: bytes) -> requests.Response:
         """Save a label as a viewer does."""
@@ -225,7 +225,7 @@ class ArchivePlace(Place):
 
     def slices(self, label: bytes) -> np.ndarray:
         """On the rows and columns of the series, which a downloaded image need not have in this order."""
-        return values_of_nrrd(label, self._scratch, on=self._grid)
+        return values_of(label, self._scratch, on=self._grid)
 
     def way_of(self, viewer: str) -> str:
         return "stow" if viewer == "ohif" else "put"

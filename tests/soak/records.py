@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -62,11 +61,25 @@ class Save:
 
 @dataclass(frozen=True)
 class Sample:
-    """The server's process at one moment; `start` counts how often it was started."""
+    """The server's process at one moment.
+
+    Attributes
+    ----------
+    start : int
+        How often the server was started.
+    memory_mb : float
+        What the process has allocated and written: its anonymous pages. Those of libraries, which it shares with
+        whatever else runs on the machine, come and go with that.
+    rss_mb : float
+        Both together.
+    inferred : int
+        How many segmentations this process has answered.
+    """
 
     at: float
     start: int
-    pss_mb: float
+    inferred: int
+    memory_mb: float
     rss_mb: float
     handles: int
     threads: int
@@ -88,19 +101,17 @@ class Event:
 class Journal:
     """All of it; lists are only ever added to, by many threads."""
 
+    place: str = ""
     clicks: list[Click] = field(default_factory=list)
     saves: list[Save] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def note(self, kind: str, sentence: str, **details: Any) -> None:
         """Write down an event, and say it."""
-        event = Event(time.time(), kind, sentence, details)
-        with self._turn:
-            self.events.append(event)
-            print(f"{time.strftime('%H:%M:%S')}  {kind:<9} {sentence}", flush=True)
+        self.events.append(Event(time.time(), kind, sentence, details))
+        print(f"{time.strftime('%H:%M:%S')}  {self.place:<8} {kind:<7} {sentence}\n", end="", flush=True)
 
     def of_kind(self, kind: str) -> list[Event]:
         """Events of one kind."""

@@ -113,9 +113,10 @@ def _page(document: dict[str, Any], weeks: Sequence[Week]) -> str:
         lines += [f"| {one['at_s']:.0f} | {one['what']} |" for one in found["events"]]
     lines += [
         "",
-        f"Memory is the proportional set size (PSS) of the server's own process. Growth is from the median of the "
-        f"first quarter after a warm-up of {WARM_UP_S:.0f} s to that of the last, at most {MEMORY_GROWTH:.0%} and "
-        f"{HANDLE_GROWTH} handles; a process that ran for less than {WARM_UP_S + LEAST_SEGMENT_S:.0f} s is not judged.",
+        "Memory is what the server's own process has allocated and written (its anonymous pages). Growth is from the "
+        f"median of the first quarter of its life, from {WARM_UP_S:.0f} s after its first inference on, to that of the "
+        f"last; at most {MEMORY_GROWTH:.0%} and {HANDLE_GROWTH} handles. A process that was warm for less than "
+        f"{LEAST_SEGMENT_S:.0f} s is not judged.",
         "",
     ]
     return "\n".join(lines)
@@ -138,7 +139,7 @@ def _segment(one: dict[str, Any]) -> str:
 def _draw(weeks: Sequence[Week], path: Path) -> None:
     from matplotlib import pyplot
 
-    rows = ("memory (PSS), MB", "handles", "labels")
+    rows = ("memory, MB", "handles", "labels")
     figure, axes = pyplot.subplots(
         len(rows), len(weeks), figsize=(7.5 * len(weeks), 7), sharex="col", squeeze=False, layout="constrained"
     )
@@ -147,7 +148,7 @@ def _draw(weeks: Sequence[Week], path: Path) -> None:
         for start in starts:
             mine = [sample for sample in week.journal.samples if sample.start == start]
             days = [(sample.at - week.began) / week.day_s for sample in mine]
-            for row, name in enumerate(("pss_mb", "handles", "labelled")):
+            for row, name in enumerate(("memory_mb", "handles", "labelled")):
                 axes[row][column].plot(days, [getattr(one, name) for one in mine], color="tab:blue", linewidth=1)
         for row, label in enumerate(rows):
             _mark(axes[row][column], week)

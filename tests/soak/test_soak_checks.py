@@ -136,20 +136,12 @@ def test_every_answer_has_to_be_in_the_log() -> None:
 def samples(megabytes: float, handles: int, *, more_mb: float = 0, more_handles: float = 0) -> list[Sample]:
     """Of a process that takes what it needs in its warm-up, and `more` in the time after that."""
     lasts = WARM_UP_S + 4 * LEAST_SEGMENT_S
-    after = [max(0.0, at - WARM_UP_S) / (lasts - WARM_UP_S) for at in range(int(lasts))]
-    return [
-        Sample(
-            at,
-            1,
-            megabytes * min(1, 0.3 + at / WARM_UP_S) + more_mb * part,
-            0,
-            int(handles + more_handles * part),
-            9,
-            0,
-            0,
-        )
-        for at, part in enumerate(after)
-    ]
+    found = []
+    for at in range(int(lasts)):
+        part = max(0.0, at - WARM_UP_S) / (lasts - WARM_UP_S)
+        memory = megabytes * min(1, 0.3 + at / WARM_UP_S) + more_mb * part
+        found.append(Sample(at, 1, 1, memory, 0, int(handles + more_handles * part), 9, 0, 0))
+    return found
 
 
 def test_growth_of_memory_or_handles_is_said() -> None:
@@ -163,6 +155,8 @@ def test_growth_of_memory_or_handles_is_said() -> None:
 def test_process_that_ran_too_short_shows_nothing() -> None:
     short = [one for one in samples(500, 60) if one.at < WARM_UP_S + LEAST_SEGMENT_S - 1]
     assert "so nothing was shown" in check_flat(short).problems[0]
+    cold = [replace(one, inferred=0) for one in samples(500, 60)]
+    assert "so nothing was shown" in check_flat(cold).problems[0]
     both = [*short, *(replace(one, start=2, at=one.at + 1000) for one in samples(500, 60, more_mb=100))]
     assert [segment["judged"] for segment in check_flat(both).figures["segments"]] == [False, True]
     assert len(check_flat(both).problems) == 1

@@ -16,7 +16,8 @@ from soak.records import Journal, Sample
 
 EVERY_S = 2.0
 MB = 2**20
-ASKED = ("coldstart/metrics", "coldstart/health", "coldstart/api/state", "coldstart/api/campaign", "info/")
+INFER = "infer/attention_unet"
+ASKED = ("coldstart/metrics", "coldstart/health", "coldstart/api/state", "coldstart/api/campaign", "info/", INFER)
 
 
 class Watch(threading.Thread):
@@ -37,6 +38,7 @@ class Watch(threading.Thread):
         self._place, self._journal, self._starts, self._over = place, journal, starts, over
         self._session = requests.Session()
         self._labelled = 0
+        self._inferred, self._inferred_by = 0, 0
         self._model: str | None = None
 
     def run(self) -> None:
@@ -55,7 +57,7 @@ class Watch(threading.Thread):
             return
         start = self._starts()
         process = psutil.Process(server.pid)
-        memory = process.memory_full_info()
+        memory = process.memory_info()
         tasks = 0
         for child in process.children(recursive=True):
             with contextlib.suppress(psutil.Error):
@@ -63,7 +65,8 @@ class Watch(threading.Thread):
         sample = Sample(
             at=time.time(),
             start=start,
-            pss_mb=round(memory.pss / MB, 2),
+            inferred=self._inferred if start == self._inferred_by else 0,
+            memory_mb=round((memory.rss - memory.shared) / MB, 2),
             rss_mb=round(memory.rss / MB, 2),
             handles=process.num_fds(),
             threads=process.num_threads(),
@@ -74,7 +77,15 @@ class Watch(threading.Thread):
             self._journal.samples.append(sample)
 
     def _ask(self, path: str) -> None:
-        answer = self._session.get(f"{self._place.url}/{path}", timeout=30)
+        start = self._starts()
+        if path == INFER:
+            image = self._place.held_out[self._inferred % len(self._place.held_out)]
+            answer = self._session.post(f"{self._place.url}/{path}?image={image}&output=json", timeout=120)
+            if answer.ok and start == self._starts():
+                self._inferred = self._inferred + 1 if start == self._inferred_by else 1
+                self._inferred_by = start
+            return
+        answer = self._session.get(f"{self._place.url}/{path}", timeout=60)
         if path == "info/" and answer.ok:
             self._note(answer.json()["coldstart"])
 
