@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import datetime
 
 import campaign_case as case
@@ -83,10 +84,74 @@ def test_time_of_day_that_passed_while_no_server_ran_is_made_up_for() -> None:
     assert due(options={"retrain_at": ("13:00",)}, new_labels=[NOON - 30 * HOUR], trained_at=NOON - 50 * HOUR) == "time"
 
 
-def test_somebody_who_asks_is_heard_once_however_often() -> None:
-    assert due(asked_at=NOON) == "asked"
-    assert due(asked_at=NOON, trained_at=NOON - 1) == "asked", "while a training ran"
-    assert due(asked_at=NOON, trained_at=NOON + 1) is None
+def test_somebody_who_asks_is_heard_also_without_a_new_label() -> None:
+    assert due(asked_at=NOON) == due(asked_at=NOON, new_labels=[NOON]) == "asked"
+
+
+ALL = {"retrain_at_budget": True, "retrain_every": 3, "retrain_at": ("11:30",), "retrain_idle_minutes": 5}
+
+
+def test_all_triggers_together_give_one_training_and_name_the_first() -> None:
+    new = {"new_labels": [NOON - HOUR] * 3, "active_at": NOON - HOUR, "n_labelled": 10}
+    assert due(options=ALL, **new, has_model=False, asked_at=NOON) == "asked"
+    assert due(options=ALL, **new, has_model=False) == "budget"
+    assert due(options=ALL, **new) == "labels"
+    assert due(options=ALL, **{**new, "new_labels": [NOON - HOUR] * 2}) == "time"
+    assert due(options=ALL, **{**new, "new_labels": [NOON - HOUR / 4] * 2, "active_at": None}) == "idle"
+    assert due(options=ALL, **{**new, "new_labels": []}) is None
+
+
+def test_first_model_comes_with_the_budget_where_every_n_is_more_than_that() -> None:
+    new = {"new_labels": [NOON] * 10, "n_labelled": 10, "has_model": False}
+    assert due(options={"retrain_every": 50, "retrain_at_budget": True}, **new) == "budget"
+    assert due(options={"retrain_every": 50}, **new) is None
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("label", "trained", "now", "expected"),
+    [
+        ("2026-03-28T22:00+01:00", None, "2026-03-29T01:59+01:00", None),
+        ("2026-03-28T22:00+01:00", None, "2026-03-29T03:29+02:00", None),  # 02:30 does not come in this night
+        ("2026-03-28T22:00+01:00", None, "2026-03-29T03:31+02:00", "time"),
+        ("2026-10-24T22:00+02:00", None, "2026-10-25T02:31+02:00", "time"),
+        (
+            "2026-10-25T02:40+02:00",
+            "2026-10-25T02:31+02:00",
+            "2026-10-25T02:31+01:00",
+            None,
+        ),  # 02:30 for the second time
+        ("2026-10-25T02:40+02:00", "2026-10-25T02:31+02:00", "2026-10-26T02:31+01:00", "time"),
+    ],
+)
+def test_time_of_day_comes_once_in_each_night_when_the_clocks_change(
+    berlin: None, label: str, trained: str | None, now: str, expected: str | None
+) -> None:
+    found = due(at(now), {"retrain_at": ("02:30",)}, new_labels=[at(label)], trained_at=trained and at(trained))
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "trigger"), [({"retrain_at": ("02:00",)}, "time"), ({"retrain_idle_minutes": 9}, "idle")]
+)
+def test_times_of_a_clock_that_was_ahead_do_not_put_off_a_training(options: dict[str, object], trigger: str) -> None:
+    years = 3 * 365 * 24 * HOUR
+    assert due(options=options, new_labels=[NOON - 20 * HOUR], trained_at=NOON + years) == trigger
+    assert due(options=options, new_labels=[NOON + years], trained_at=NOON + years, active_at=NOON + years) == trigger
+    moment_ago = [NOON + 60]  # by a clock that has just been put right by a few minutes
+    assert due(options=options, new_labels=moment_ago) is None
 
 
 @pytest.mark.parametrize("text", ["24:00", "2:00", "02:60", "noon", "02:00;03:00", "02:00:00"])
@@ -171,6 +236,35 @@ def test_training_that_was_asked_for_is_due_until_one_has_begun(make_campaign) -
     assert campaign.trainings.due().trigger == "asked"
     trained(campaign)
     assert campaign.trainings.due() is None
+
+
+@pytest.mark.parametrize("step_s", [-3 * HOUR, 3 * HOUR])
+def test_training_that_was_asked_for_comes_once_where_the_clock_is_changed(make_campaign, monkeypatch, step_s) -> None:
+    campaign = make_campaign()
+    label(campaign, "p00")
+    campaign.trainings.ask("ann")
+    put_clock(monkeypatch, step_s)
+    assert campaign.trainings.due().trigger == "asked"
+    trained(campaign)
+    assert campaign.trainings.due() is None
+    put_clock(monkeypatch, step_s)
+    assert campaign.trainings.due() is None
+    campaign.trainings.ask("ann")
+    assert campaign.trainings.due().trigger == "asked"
+
+
+def test_click_counts_also_beside_a_label_of_a_clock_that_was_ahead(make_campaign, monkeypatch) -> None:
+    campaign = make_campaign(retrain_idle_minutes=1)
+    label(campaign, "p00")
+    put_clock(monkeypatch, -100 * HOUR)
+    assert campaign.trainings.due().trigger == "idle"
+    campaign.next_sample("coldstart_al")
+    assert campaign.trainings.due() is None
+
+
+def put_clock(monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + ahead_s)
 
 
 def test_training_that_somebody_stopped_is_not_due_again(make_campaign) -> None:

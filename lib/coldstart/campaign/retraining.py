@@ -30,6 +30,8 @@ import numpy as np
 from coldstart.campaign.helping import mean_interval
 from coldstart.settings import Settings
 
+CLOCK_SLACK_S = 3600.0
+"""A time that lies further ahead was noted by a clock that has been put right since: it counts as long ago."""
 ROUNDING = 1e-9
 """Two Dice that differ by less are the same."""
 
@@ -52,7 +54,7 @@ class Situation:
     trained_at : float or None
         When the last training began.
     asked_at : float or None
-        When somebody last asked for a training, other than in a viewer.
+        When somebody asked for a training, other than in a viewer, that has not begun since.
     active_at : float or None
         The last click or label.
     """
@@ -86,8 +88,8 @@ def training_due(situation: Situation, settings: Settings, now: float) -> Due | 
     now : float
         Seconds since 1970.
     """
-    new = situation.new_labels
-    if situation.asked_at is not None and situation.asked_at > (situation.trained_at or 0.0):
+    new = [_credible(at, now) for at in situation.new_labels]
+    if situation.asked_at is not None:
         return Due("asked", "somebody asked for it")
     if not new:
         return None
@@ -95,15 +97,20 @@ def training_due(situation: Situation, settings: Settings, now: float) -> Due | 
     if settings.retrain_at_budget and not situation.has_model and situation.n_labelled >= situation.n_planned > 0:
         return Due("budget", f"the {situation.n_planned} images of the cold start are labelled")
     if 0 < settings.retrain_every <= len(new):
-        return Due("labels", f"there are {count}")
-    since = max(min(new), situation.trained_at or 0.0)
+        return Due("labels", f"there {'are' if len(new) > 1 else 'is'} {count}")
+    since = max(min(new), _credible(situation.trained_at, now))
     for text in settings.retrain_at:
         if since < _last(text, now):
             return Due("time", f"it was {text}, and there is a new label")
-    idle_s = now - max(situation.active_at or 0.0, max(new))
+    idle_s = now - max(_credible(situation.active_at, now), max(new))
     if 0 < settings.retrain_idle_minutes <= idle_s / 60:
-        return Due("idle", f"nobody asked or saved anything for {idle_s / 60:.0f} min, and there are {count}")
+        waited = f"nobody asked or saved anything for {settings.retrain_idle_minutes:g} min"
+        return Due("idle", f"{waited}, and there {'are' if len(new) > 1 else 'is'} {count}")
     return None
+
+
+def _credible(at: float | None, now: float) -> float:
+    return at if at is not None and at <= now + CLOCK_SLACK_S else 0.0
 
 
 def _last(text: str, now: float) -> float:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from coldstart.campaign import inventory
 from coldstart.campaign.decisions import record
 from coldstart.campaign.learning import REFUSED, TRAINED, newest_model, require_training_images
-from coldstart.campaign.retraining import Due, Situation, training_due
+from coldstart.campaign.retraining import CLOCK_SLACK_S, Due, Situation, training_due
 from coldstart.settings import Settings
 from coldstart.store import Image, Label, Plan, Serving, Store
 from coldstart.store.schema import Base
@@ -27,10 +27,13 @@ _LINES = Base.metadata.tables["decisions"]
 class Attempt(NamedTuple):
     """The last training that ended, with a model for use or without.
 
-    `learned` has the signature of each label that it learned from, or None where only the image is known.
+    `line` is its number in the log. `learned` has the signature of each label that it learned from, or None where only
+    the image is known; `said` is what the model was found to be, or why there is none.
     """
 
+    line: int
     began_at: float
+    ended_at: float
     learned: Mapping[str, str | None]
     refused: str | None
     trigger: str | None
@@ -71,8 +74,8 @@ class Triggers:
                 n_planned=settings.budget if size is None else min(settings.budget, size),
                 has_model=newest_model(session) is not None,
                 trained_at=attempt.began_at if attempt is not None else None,
-                asked_at=session.scalar(select(func.max(_LINES.c.at)).where(_LINES.c.kind == ASKED)),
-                active_at=_active_at(session),
+                asked_at=_asked_at(session, attempt),
+                active_at=_active_at(session, time.time()),
             )
 
     def last_attempt(self, session: Session) -> Attempt | None:
@@ -120,10 +123,25 @@ def _count_labelled(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Image).join(Label).where(*pool)) or 0
 
 
-def _active_at(session: Session) -> float | None:
+def _asked_at(session: Session, attempt: Attempt | None) -> float | None:
+    """When somebody last asked, unless a training has begun since.
+
+    After the end of a training the order in the log tells, whatever became of the clock; before it the time.
+    """
+    last = select(_LINES.c.id, _LINES.c.at).where(_LINES.c.kind == ASKED).order_by(_LINES.c.id.desc()).limit(1)
+    asked = session.execute(last).first()
+    if asked is None:
+        return None
+    line, at = asked.tuple()
+    if attempt is None or line > attempt.line or attempt.began_at < at <= attempt.ended_at:
+        return float(at)
+    return None
+
+
+def _active_at(session: Session, now: float) -> float | None:
     """The newest click or label; that of an image that is away counts too."""
     clicked = session.scalar(select(Serving.served_at).order_by(Serving.id.desc()).limit(1))
-    saved = session.scalar(select(func.max(Label.saved_at)))
+    saved = session.scalar(select(func.max(Label.saved_at)).where(Label.saved_at <= now + CLOCK_SLACK_S))
     return max((at for at in (clicked, saved) if at is not None), default=None)
 
 
@@ -138,4 +156,5 @@ def _read_attempt(session: Session, line: int) -> Attempt:
     learned = details.get("learned")
     if learned is None:  # a model from elsewhere, or of an earlier version of this app
         learned = dict.fromkeys(details.get("training_images") or ())
-    return Attempt(details.get("began_at") or at, learned, details.get("reason"), details.get("trigger"))
+    began_at = details.get("began_at") or at
+    return Attempt(line, began_at, at, learned, details.get("reason"), details.get("trigger"))
