@@ -36,6 +36,8 @@ def serving(campaign: Campaign, files: dict[str, Path], tasks: list[dict[str, An
         may_steer=lambda: None,
         viewer=lambda request: Viewer(None, True, True),
         tasks=lambda: tasks or [],
+        training=lambda: {"state": "idle", "on_its_way": False, "problem": None},
+        ask_for_training=lambda who: True,
         fetch=lambda image_id: files[image_id],
         model=AttentionUnetInference(campaign).model,
         link=lambda image_id: f"../ohif/viewer?StudyInstanceUIDs={image_id}",

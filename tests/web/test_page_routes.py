@@ -179,6 +179,8 @@ def serve(site: Site) -> Callable[[], None]:
         may_steer=lambda: None,
         viewer=lambda request: Viewer(None, True, True),
         tasks=lambda: site.tasks,
+        training=lambda: {"state": "idle", "on_its_way": False, "problem": None},
+        ask_for_training=lambda who: True,
         fetch=site.fetch,
         model=AttentionUnetInference(site.campaign).model,
         link=lambda image_id: None,
@@ -639,7 +641,7 @@ def test_no_other_file_is_served(site: Site) -> None:
 
 def test_every_route_of_the_data_is_described(site: Site) -> None:
     paths = requests.get(f"{site.url}/openapi.json", timeout=60).json()["paths"]
-    assert len(paths) == 12 and all(path.startswith("/coldstart/api/") for path in paths)
+    assert len(paths) == 13 and all(path.startswith("/coldstart/api/") for path in paths)
     for path, methods in paths.items():
         for described in methods.values():
             assert described["tags"] == ["Map page"], path

@@ -238,7 +238,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         install_ohif(sys.modules["monailabel.app"].app)
         install_gate(sys.modules["monailabel.app"].app, self)
         model, trainer = self._infers[MODEL_NAME], self._trainers[MODEL_NAME]
-        install_page(sys.modules["monailabel.app"].app, self, self._tasks, model, trainer)
+        install_page(sys.modules["monailabel.app"].app, self, self._tasks, self._chain, model, trainer)
         install_monitor(sys.modules["monailabel.app"].app, self, self._tasks, (self._watch, self._judging))
         if isinstance(self._datastore, ArchiveDatastore):
             # MONAI Label's endpoint calls dcmqi by this name, which fails for radiographs, frames and empty labels.

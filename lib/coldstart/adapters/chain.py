@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from monailabel.utils.async_tasks.task import AsyncTask
@@ -22,6 +23,8 @@ from coldstart.exceptions import ColdStartError
 TRIGGER = "trigger"
 """Key of a training's request: which trigger the server began it for. A viewer's has none."""
 QUEUED_AT = "queued_at"
+TIMES = "%Y-%m-%d %H:%M:%S"
+"""How MONAI Label writes the times of its tasks."""
 OPEN = ("SUBMITTED", "RUNNING")
 """States in which MONAI Label has a task that has not ended."""
 
@@ -61,7 +64,7 @@ class Chain:
         if due is None:
             return {}
         situation = self._campaign.trainings.triggers.situation(self._campaign.settings)
-        return {"train": f"{due.trigger} {situation.trained_at} {len(situation.new_labels)}"}
+        return {"train": f"{due.trigger} {situation.trained_at} {situation.asked_at} {len(situation.new_labels)}"}
 
     def begin(self) -> None:
         """Begin the training that is due."""
@@ -72,6 +75,36 @@ class Chain:
         logger.info("A training begins by itself: %s.", due.sentence)
         own = {"model": self._model, TRIGGER: due.trigger, QUEUED_AT: time.time()}
         _run("train", request={**asked, **own}, enqueue=True)
+
+    def ask(self, who: str | None) -> bool:
+        """Have the server train as soon as it can; tell whether that takes another training than those on their way.
+
+        Raises
+        ------
+        ModelError
+            If there is no label to learn from.
+        """
+        self._campaign.trainings.require_images()
+        if wanted := not self.is_on_its_way():
+            self._campaign.trainings.ask(who)
+        return wanted
+
+    def is_on_its_way(self) -> bool:
+        """Whether a training waits, or runs, that learns from every label that there is."""
+        open_ = self._open()
+        if not open_:  # one that failed may be tried again by itself, but not as soon as somebody may want it
+            failed = [task["status"] for task in tasks("train")[-1:]] == ["ERROR"]
+            return self._campaign.trainings.due() is not None and not failed
+        if len(open_) > 1 or open_[0]["status"] != "RUNNING":
+            return True
+        situation = self._campaign.trainings.triggers.situation(self._campaign.settings)
+        if situation.asked_at is not None and situation.asked_at >= _queued_at(open_[0]):
+            return True
+        return self._is_plain(open_[0]["request"]) and not self._has_news(open_[0])
+
+    def is_running(self) -> bool:
+        """Whether a training of this server runs."""
+        return any(task["status"] == "RUNNING" for task in self._open())
 
     def _open(self) -> list[dict[str, Any]]:
         return [task for task in tasks("train") if task["status"] in OPEN]
@@ -109,4 +142,10 @@ class Chain:
     def _has_news(self, task: Mapping[str, Any]) -> bool:
         """Whether a label was saved since a training was queued: it may not learn from that."""
         situation = self._campaign.trainings.triggers.situation(self._campaign.settings)
-        return any(at >= float(task["request"][QUEUED_AT]) for at in situation.new_labels)
+        return any(at >= _queued_at(task) for at in situation.new_labels)
+
+
+def _queued_at(task: Mapping[str, Any]) -> float:
+    """When a training was queued, or for one that a viewer asked for, the whole second in which it was."""
+    noted = task["request"].get(QUEUED_AT)
+    return float(noted) if noted is not None else datetime.strptime(task["start_ts"], TIMES).timestamp()

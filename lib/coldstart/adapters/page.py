@@ -12,11 +12,13 @@ from monailabel.config import settings
 from monailabel.endpoints.user import auth
 
 from coldstart.adapters.archive import ArchiveDatastore
+from coldstart.adapters.chain import Chain
 from coldstart.adapters.errors import AppError
 from coldstart.adapters.gate import user_of
 from coldstart.adapters.inference import AttentionUnetInference
 from coldstart.adapters.tasks import Tasks
 from coldstart.adapters.training import AttentionUnetTraining
+from coldstart.adapters.training_now import training_now
 from coldstart.campaign import Campaign
 from coldstart.campaign.overview import read_progress
 from coldstart.web import Page, Viewer, create_router
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from coldstart.adapters.app import ColdStartApp
 
 STEERING_ROLES = (settings.MONAI_LABEL_AUTH_ROLE_REVIEWER, settings.MONAI_LABEL_AUTH_ROLE_ADMIN)
+
+LABELLED_IN_OHIF = ("CT", "MR")
+"""Modalities for which OHIF offers its MONAI Label mode."""
 
 _STEPS = {
     "embedding": ("download", "embedding"),
@@ -45,7 +50,12 @@ class _AnyOf(auth.RBAC):  # type: ignore[misc]
 
 
 def install_page(
-    server: FastAPI, app: ColdStartApp, tasks: Tasks, model: AttentionUnetInference, trainer: AttentionUnetTraining
+    server: FastAPI,
+    app: ColdStartApp,
+    tasks: Tasks,
+    chain: Chain,
+    model: AttentionUnetInference,
+    trainer: AttentionUnetTraining,
 ) -> None:
     """Add the routes of the map page to MONAI Label's server, which is starting with `app`."""
     authentication = bool(settings.MONAI_LABEL_AUTH_ENABLE)
@@ -66,9 +76,7 @@ def install_page(
         return Path(path)
 
     def link(image_id: str) -> str | None:
-        study = studies.study_of(image_id) if isinstance(studies, ArchiveDatastore) else None
-        # Relative to the page, so that it holds behind a proxy too.
-        return None if study is None else f"../ohif/viewer?StudyInstanceUIDs={quote(study)}"
+        return ohif_address(studies, image_id) if isinstance(studies, ArchiveDatastore) else None
 
     page = Page(
         campaign=app.campaign,
@@ -77,6 +85,8 @@ def install_page(
         may_steer=_AnyOf(STEERING_ROLES),
         viewer=viewer,
         tasks=partial(_tasks, app.campaign, tasks, trainer),
+        training=partial(training_now, app.campaign, chain, tasks, trainer),
+        ask_for_training=chain.ask,
         fetch=fetch,
         model=model.model,
         link=link,
@@ -84,6 +94,18 @@ def install_page(
         authentication=authentication,
     )
     server.include_router(create_router(page), prefix=settings.MONAI_LABEL_API_STR)
+
+
+def ohif_address(archive: ArchiveDatastore, image_id: str) -> str | None:
+    """Where OHIF shows a series; relative to the page, so that it holds behind a proxy too.
+
+    In the mode in which it is labelled, where OHIF has that for its modality, and else to look at.
+    """
+    study = archive.study_of(image_id)
+    if study is None:
+        return None
+    mode = "monai-label" if archive.get_image_info(image_id).get("Modality") in LABELLED_IN_OHIF else "viewer"
+    return f"../ohif/{mode}?StudyInstanceUIDs={quote(study)}&initialSeriesInstanceUID={quote(image_id)}"
 
 
 def _tasks(campaign: Campaign, tasks: Tasks, trainer: AttentionUnetTraining) -> list[dict[str, Any]]:

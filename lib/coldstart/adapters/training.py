@@ -94,14 +94,19 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
 
     def stats(self) -> dict[str, Any]:
         """Stats of the training that runs, else of the last one that published a model."""
-        if self._running_path.is_file() and self._is_running():
-            return _read_stats(self._running_path)
+        running = self.running_stats()
+        if running is not None:
+            return running
         stats = _read_stats(Path(self._stats_path)) or dict(_BEFORE_THE_FIRST)
         in_use = self._campaign.publisher.in_use()
         if in_use is None or stats.get("model_version") in (None, in_use):
             return stats
         others = {key: value for key, value in stats.items() if key not in _OF_THE_MODEL}
         return {**others, "best_metric": 0, "model_version": in_use, **self._judged_before(in_use)}
+
+    def running_stats(self) -> dict[str, Any] | None:
+        """Stats of the training that runs, once it has ended an epoch."""
+        return _read_stats(self._running_path) if self._running_path.is_file() and self._is_running() else None
 
     def _judged_before(self, version: str) -> dict[str, Any]:
         """What the stats say of a model that came back, or came from elsewhere."""

@@ -115,7 +115,7 @@ def learning_curve(store: Store) -> LearningCurve:
 
 
 def annotator_counts(store: Store) -> list[AnnotatorCount]:
-    """Count the final labels of each annotator, who labelled most first."""
+    """Count the final labels of each annotator, but for those of held-out images, who labelled most first."""
     saved: dict[str | None, list[float]] = defaultdict(list)
     for name, at in _saved(store):
         saved[name].append(at)
@@ -127,13 +127,16 @@ def annotator_counts(store: Store) -> list[AnnotatorCount]:
 
 
 def day_counts(store: Store) -> list[DayCount]:
-    """Count the final labels of each day on which there were any, oldest first."""
+    """Count the same labels for each day on which there were any, oldest first."""
     return [DayCount(day, n) for day, n in sorted(Counter(_day(at) for _, at in _saved(store)).items())]
 
 
 def _saved(store: Store) -> Sequence[tuple[str | None, float]]:
+    """Labels of the images that are counted as labelled: those of held-out images most often came with the images."""
+    counted = (Image.present, ~Image.held_out, Image.problem.is_(None))
+    found = select(Label.annotator, Label.saved_at).join(Image, Image.id == Label.image).where(*counted)
     with store.reading() as session:
-        return session.execute(select(Label.annotator, Label.saved_at).order_by(Label.saved_at)).tuples().all()
+        return session.execute(found.order_by(Label.saved_at)).tuples().all()
 
 
 def _day(at: float) -> str:

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from coldstart.campaign.inventory import SKIPPED
 from coldstart.campaign.planning import current_map, current_plan
+from coldstart.campaign.shown import without_folders
 from coldstart.settings import Settings
 from coldstart.store import Image, Label, Plan, PlanPick, Revision, Scoring, Serving, bytes_to_vector
 from coldstart.store.schema import POINT_DTYPE
@@ -149,6 +150,8 @@ def _read_fixed(session: Session, settings: Settings) -> _Fixed:
     present = select(*columns, *scored).where(Image.present).order_by(Image.image_id)
     rows = session.execute(present).tuples().all()
     index_of_row = {row[0]: index for index, row in enumerate(rows)}
+    aside = session.execute(select(Image.id, Image.path).where(Image.present, Image.problem.is_not(None)))
+    path_of_row = dict(aside.tuples().all())
     map_id = current.id if current is not None else None
     x, y = _coordinates([row[5] if map_id is not None and row[4] == map_id else None for row in rows])
     nats = [row[8] if scoring is not None and row[7] == scoring else math.nan for row in rows]
@@ -165,7 +168,7 @@ def _read_fixed(session: Session, settings: Settings) -> _Fixed:
         },
         index_of_row=index_of_row,
         state=[SET_ASIDE if row[3] is not None else HELD_OUT if row[2] else POOL for row in rows],
-        reason=[row[3] for row in rows],
+        reason=[None if row[3] is None else without_folders(row[3], path_of_row[row[0]]) for row in rows],
         distance=[None] * len(rows),
     )
     if plan is not None:

@@ -28,6 +28,7 @@ def model_lines(campaign: Campaign) -> list[dict[str, Any]]:
                 "version": version,
                 "in_use": version == in_use,
                 "state": states.get(version, "done"),
+                "refused": "refused" in record,
                 "created": record.get("created"),
                 "trigger": record.get("trigger"),
                 "n_images": record.get("n_images"),
@@ -83,14 +84,10 @@ def side_by_side(campaign: Campaign, first: str, second: str) -> dict[str, Any]:
 def before_the_one_in_use(campaign: Campaign) -> str | None:
     """Return the kept model that came into use before the one in use was trained; None where there is none."""
     in_use = campaign.publisher.in_use()
-    used = [line["version"] for line in model_lines(campaign) if line["in_use"] or not _was_refused(campaign, line)]
+    used = [line["version"] for line in model_lines(campaign) if line["in_use"] or not line["refused"]]
     if in_use not in used or used.index(in_use) == 0:
         return None
     return str(used[used.index(in_use) - 1])
-
-
-def _was_refused(campaign: Campaign, line: Mapping[str, Any]) -> bool:
-    return "refused" in campaign.publisher.versions.read(line["version"])
 
 
 def _config(record: Mapping[str, Any]) -> dict[str, Any]:

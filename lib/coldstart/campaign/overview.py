@@ -13,7 +13,8 @@ from coldstart.campaign.campaign import Campaign
 from coldstart.campaign.curve import annotator_counts, day_counts, learning_curve
 from coldstart.campaign.map_table import reserved_since
 from coldstart.campaign.pool import MAX_SET_ASIDE
-from coldstart.store import Image, Plan, Progress, Revision, Serving
+from coldstart.campaign.shown import without_folders
+from coldstart.store import Image, Label, Plan, Progress, Revision, Serving
 
 MAX_PROBLEMS = 100
 """How many labels that cannot be learned from are named with what is wrong."""
@@ -24,13 +25,21 @@ def overview(campaign: Campaign) -> dict[str, Any]:
     status, settings = campaign.status(), campaign.settings
     with campaign.store.reading() as session:
         silhouettes = session.scalar(select(Plan.silhouettes).order_by(Plan.id.desc()).limit(1))
-        n_set_aside = session.scalar(
-            select(func.count()).select_from(Image).where(Image.present, Image.problem.is_not(None))
-        )
+        set_aside = (Image.present, Image.problem.is_not(None))
+        n_set_aside = session.scalar(select(func.count()).select_from(Image).where(*set_aside))
+        aside = select(Image.image_id, Image.problem, Image.path).where(*set_aside).order_by(Image.image_id)
+        problems = select(Label.problem, Image.path, Label.path).join(Image).where(Label.problem.is_not(None))
         found = {
             "silhouettes": silhouettes or {},
             "served_now": _served_now(session, reserved_since(settings)),
             "n_set_aside": n_set_aside or 0,
+            "set_aside": [
+                {"image_id": image_id, "reason": without_folders(why or "", path)}
+                for image_id, why, path in session.execute(aside.limit(MAX_SET_ASIDE)).tuples()
+            ],
+            "label_problems": [
+                without_folders(why or "", *paths) for why, *paths in session.execute(problems.limit(MAX_PROBLEMS))
+            ],
             "chosen": campaign.chosen_settings(),
         }
     phase, sentence = _phase(status)
@@ -41,8 +50,6 @@ def overview(campaign: Campaign) -> dict[str, Any]:
         "alpha": settings.alpha,
         "phase": phase,
         "phase_sentence": sentence,
-        "set_aside": [{"image_id": name, "reason": why} for name, why in status["set_aside"].items()][:MAX_SET_ASIDE],
-        "label_problems": status["label_problems"][:MAX_PROBLEMS],
         "annotators": [asdict(one) for one in annotator_counts(campaign.store)],
         "days": [asdict(day) for day in day_counts(campaign.store)],
         "curve": asdict(learning_curve(campaign.store)),

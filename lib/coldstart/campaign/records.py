@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from coldstart.campaign.campaign import Campaign
+from coldstart.campaign.shown import file_version, without_folders
 from coldstart.exceptions import InvalidInputError
 from coldstart.store import Image, Judgement, Label, Model, PlanPick, Scoring, Serving
 
@@ -64,6 +65,7 @@ def image_record(campaign: Campaign, image_id: str) -> dict[str, Any]:
         "image_id": image.image_id,
         "path": Path(image.path).name,
         "file": image.path,
+        "file_version": file_version(image.signature),
         "cluster": None if image.cluster is None else image.cluster + 1,
         "rank": None if pick is None else pick.rank + 1,
         "role": None if pick is None else pick.role,
@@ -72,8 +74,8 @@ def image_record(campaign: Campaign, image_id: str) -> dict[str, Any]:
         "entropy_nats": nats,
         "score": last.get("score"),
         "servings": [_serving(serving) for serving in servings],
-        "label": None if label is None else _label(label, judged),
-        "problem": image.problem,
+        "label": None if label is None else _label(label, judged, image.path),
+        "problem": None if image.problem is None else without_folders(image.problem, image.path),
         "model_version": model_version,
     }
 
@@ -91,11 +93,11 @@ def _serving(serving: Serving) -> dict[str, Any]:
     }
 
 
-def _label(label: Label, judged: Judgement | None) -> dict[str, Any]:
+def _label(label: Label, judged: Judgement | None, image_path: str) -> dict[str, Any]:
     return {
         "saved_at": label.saved_at,
         "annotator": label.annotator,
-        "problem": label.problem,
+        "problem": None if label.problem is None else without_folders(label.problem, image_path, label.path),
         "classes": label.class_of_value,
         "dice": judged.dice if judged is not None else None,
         "judged_by": judged.model_version if judged is not None else None,

@@ -49,6 +49,54 @@ class Task(BaseModel):
     log: list[str] = Field(description="the last lines that it wrote")
 
 
+class TrainingNow(BaseModel):
+    """The training that runs, or else waits; `done` and `total` count epochs or, when it is checked, images."""
+
+    state: Literal["idle", "waiting", "starting", "paused", "training", "checking"]
+    on_its_way: bool = Field(description="one waits or runs that learns from every label: asking changes nothing")
+    problem: str | None = Field(description="how the last one failed")
+    done: int | None = None
+    total: int | None = None
+    loss: float | None = None
+    validation_dice: float | None = None
+    remaining: str | None = Field(None, description="hours:minutes:seconds")
+    waits: str | None = Field(None, description="why it does not go on for now")
+
+
+class LastTraining(BaseModel):
+    """A training that ended, and whether its model was used."""
+
+    at: float
+    used: bool
+    sentence: str | None
+
+
+class Training(BaseModel):
+    """The training that runs, the one before it, and when the next one begins."""
+
+    now: TrainingNow
+    last: LastTraining | None
+    n_new: int = Field(description="labels that the last training did not learn from")
+    hindrance: str | None = Field(description="why none can be asked for")
+    due: str | None = Field(description="why one is due")
+    triggers: list[str] = Field(description="what would make one due, each the end of 'A training begins ...'")
+
+
+class KeptModel(BaseModel):
+    """A trained model that is kept."""
+
+    version: str
+    in_use: bool
+    refused: bool
+    created: str | float | None
+    n_images: int | None
+    heldout_dice: float | None
+    heldout_images: int
+    prequential_dice: float | None
+    prequential_labels: int
+    sentence: str | None
+
+
 class Annotator(BaseModel):
     """Who labelled how much; `name` is None for labels that nobody put a name to."""
 
@@ -109,6 +157,8 @@ class CampaignAnswer(BaseModel):
     set_aside: list[SetAside]
     label_problems: list[str]
     tasks: list[Task]
+    training: Training
+    models: list[KeptModel]
     annotators: list[Annotator]
     days: list[Day]
     curve: LearningCurve
@@ -174,6 +224,7 @@ class ImageRecord(BaseModel):
 
     image_id: str
     path: str = Field(description="name of the file")
+    file_version: int = Field(description="most likely another one when the file is; part of its pictures' address")
     state: ImageState
     cluster: int | None
     rank: int | None
@@ -222,9 +273,23 @@ class Tried(BaseModel):
 
 
 class Asked(BaseModel):
-    """That a training was asked for; `tasks` of the campaign shows what becomes of it."""
+    """Whether another training was asked for: False where one is on its way that learns from every label."""
 
     asked: bool
+
+
+class Version(BaseModel):
+    """The version of a kept model."""
+
+    version: str
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class InUse(BaseModel):
+    """The version of the model in use now."""
+
+    in_use: str
 
 
 class Sentence(BaseModel):

@@ -34,6 +34,11 @@ class Page:
         Who sent a request.
     tasks : callable
         The long tasks, newest state of each; plain JSON types as `coldstart.web.models.Task`.
+    training : callable
+        How far the training is that runs or waits; as `coldstart.web.models.TrainingNow`.
+    ask_for_training : callable
+        Has the server train as soon as it can, for the user of a name; tells whether that takes another training than
+        those on their way.
     fetch : callable
         Path of an image's file, which may have to be fetched from an archive first.
     model : callable
@@ -50,6 +55,8 @@ class Page:
     may_steer: Callable[..., Any]
     viewer: Callable[[Request], Viewer]
     tasks: Callable[[], list[dict[str, Any]]]
+    training: Callable[[], dict[str, Any]]
+    ask_for_training: Callable[[str | None], bool]
     fetch: Callable[[str], Path]
     model: Callable[[], Model]
     link: Callable[[str], str | None]

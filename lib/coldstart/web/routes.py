@@ -17,6 +17,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from coldstart.campaign.map_table import map_revision, reserved_since
+from coldstart.campaign.model_lines import model_lines
+from coldstart.campaign.outlook import training_outlook
 from coldstart.campaign.overview import overview, revisions
 from coldstart.campaign.records import UnknownImageError, image_record
 from coldstart.campaign.steering import Preview
@@ -112,6 +114,8 @@ def _numbers(page: Page) -> APIRouter:
             "app_version": page.app_version,
             **overview(campaign),
             "tasks": page.tasks(),
+            "training": {"now": page.training(), **training_outlook(campaign)},
+            "models": model_lines(campaign),
             "user": {"name": viewer.name, "may_steer": viewer.may_steer, "may_label": viewer.may_label},
             "archive": page.archive,
             "authentication": page.authentication,
@@ -156,7 +160,7 @@ def _state(page: Page) -> models.State:
         of_map = map_revision(session, reserved_since(campaign.settings))
         known = revisions(session)
     tasks = [(task["name"], task["state"], task["log"][-1:], len(task["log"])) for task in page.tasks()]
-    everything = repr((of_map, known, tasks, campaign.settings.alpha, campaign.settings.budget))
+    everything = repr((of_map, known, tasks, page.training(), campaign.settings.alpha, campaign.settings.budget))
     return models.State(
         revision=hashlib.blake2b(everything.encode(errors="replace"), digest_size=12).hexdigest(), map_revision=of_map
     )
@@ -188,9 +192,14 @@ def _steering(page: Page) -> APIRouter:
 
     @router.post("/train", response_model=models.Asked, dependencies=steerer)
     def train(request: Request) -> models.Asked:
-        """Have the server train as soon as it can: now, or once after the training that runs."""
-        campaign.trainings.ask(page.viewer(request).name)
-        return models.Asked(asked=True)
+        """Have the server train as soon as it can, unless a training is on its way that learns from every label."""
+        return models.Asked(asked=page.ask_for_training(page.viewer(request).name))
+
+    @router.post("/model", response_model=models.InUse, dependencies=steerer)
+    def use_model(request: Request, wanted: models.Version) -> models.InUse:
+        """Put a kept model into use, until the next training makes a better one."""
+        campaign.publisher.choose(wanted.version, page.viewer(request).name)
+        return models.InUse(in_use=wanted.version)
 
     @router.post("/retry", response_model=models.Tried, dependencies=steerer)
     def retry(wanted: models.Retry) -> models.Tried:

@@ -2,8 +2,9 @@
 
 import { post } from "./api.js";
 import { curve } from "./curve.js";
-import { $, count, fill, h, number, spaced, term, when, who } from "./dom.js";
+import { $, announce, count, fill, h, number, spaced, term, when, who } from "./dom.js";
 import { known, show } from "./state.js";
+import { training } from "./training.js";
 
 const DAYS_SHOWN = 7;
 const TASK_STATES = { running: "running", done: "done", failed: "failed", waiting: "waiting", stopped: "stopped" };
@@ -55,6 +56,7 @@ export function drawCampaign() {
   fill(
     $("tab-campaign"),
     curve(campaign.curve),
+    training(campaign),
     labels(campaign),
     tasks(campaign),
     setAside(campaign),
@@ -190,16 +192,20 @@ function tasks({ tasks }) {
   );
 }
 
+/** What came of the last press of a button here; kept, since the panel is drawn anew whenever something changes. */
+let said = null;
+
 function setAside({ set_aside, n_set_aside, user }) {
-  if (!n_set_aside) return null;
-  const said = h("p", { role: "status", class: "said" });
+  if (!n_set_aside) return (said = null);
   const retry = async image_ids => {
     try {
       const { tried } = await post("retry", { image_ids });
-      said.textContent = `${count(tried, "image is", "images are")} tried again now.`;
+      said = h("p", { class: "said" }, `${count(tried, "image is", "images are")} tried again now.`);
     } catch (error) {
-      said.textContent = error.message;
+      said = h("p", { class: "problem" }, error.message);
     }
+    announce(said.textContent);
+    drawCampaign();
   };
   const button = (words, label, key, image_ids) =>
     h(

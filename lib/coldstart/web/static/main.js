@@ -12,6 +12,7 @@ import { drawRecord } from "./record.js";
 import { saveCsv, savePng } from "./saving.js";
 import { known, listen, show, shown, tell } from "./state.js";
 import { drawSteer } from "./steer.js";
+import { announceTraining } from "./training.js";
 
 const POLL_MS = 2000,
   POLL_HIDDEN_MS = 10000;
@@ -54,9 +55,10 @@ function takeCampaign(campaign) {
   revision = campaign.revision;
   if (before && before.labelled !== campaign.labelled) announce(`${campaign.labelled} labelled now`);
   for (const task of campaign.tasks) {
-    if (before?.tasks.some(one => one.name === task.name && one.state === "running") && task.state !== "running")
+    if (task.name !== "train" && before?.tasks.some(one => one.name === task.name && one.state === "running") && task.state !== "running")
       announce(`${task.title}: ${task.state}`);
   }
+  announceTraining(before?.training, campaign.training);
   tell("campaign");
 }
 
@@ -81,6 +83,7 @@ addEventListener("visibilitychange", () => {
 // Drawing
 
 listen(changed => {
+  if (changed.has("asked")) poll();
   const any = (...names) => names.some(name => changed.has(name));
   if (any("map", "colour")) draw().then(() => fill($("legend"), ...legend()), unable);
   else if (any("image", "tab")) drawMarks();

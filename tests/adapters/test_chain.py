@@ -1,0 +1,106 @@
+"""A training that somebody asks for on the page, beside those that MONAI Label has queued: never two for the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from monailabel.utils.async_tasks.task import AsyncTask
+from monailabel.utils.async_tasks.utils import background_tasks
+from PIL import Image as Picture
+
+from coldstart.adapters.chain import QUEUED_AT, TIMES, TRIGGER, Chain
+from coldstart.campaign import Campaign, LabelFile
+from coldstart.exceptions import ModelError
+from coldstart.settings import Settings
+
+SETTINGS = Settings(labels={"disc": 1}, spatial_dims=2, spatial_size=(32, 32), encoder="descriptor", budget=3)
+
+
+@pytest.fixture
+def campaign(tmp_path: Path) -> Iterator[Campaign]:
+    campaign = Campaign(SETTINGS.override({"retrain_at_budget": False}), tmp_path / "state")
+    for name in ("a", "b", "c", "d"):
+        Picture.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / f"{name}.png")
+    campaign.sync({name: tmp_path / f"{name}.png" for name in ("a", "b", "c", "d")}, {})
+    yield campaign
+    campaign.store.close()
+
+
+@pytest.fixture
+def chain(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> Chain:
+    monkeypatch.setattr(AsyncTask, "run", AsyncTask.run)  # which the chain takes the place of
+    monkeypatch.setitem(background_tasks, "train", [])
+    return Chain(campaign, "attention_unet", lambda request: "max_epochs" not in request)
+
+
+def label(campaign: Campaign, image_id: str) -> None:
+    path = Path(campaign.folder).parent / f"label {image_id}.png"
+    Picture.fromarray(np.eye(16, dtype=np.uint8)).save(path)
+    assert campaign.save_label(image_id, LabelFile(path, "ann")) is None
+
+
+def queue(status: str, **request: Any) -> dict[str, Any]:
+    """A training as MONAI Label knows it."""
+    task = {"status": status, "request": request, "start_ts": datetime.now().strftime(TIMES)}
+    background_tasks["train"].append(task)
+    return task
+
+
+def test_without_a_label_there_is_nothing_to_train_on(chain: Chain) -> None:
+    with pytest.raises(ModelError, match="at least 1 labelled image"):
+        chain.ask("ann")
+    assert not chain.is_on_its_way()
+
+
+def test_second_click_joins_the_first(campaign: Campaign, chain: Chain) -> None:
+    label(campaign, "a")
+    assert [chain.ask("ann"), chain.ask("ann"), chain.ask("bob")] == [True, False, False]
+    due = campaign.trainings.due()
+    assert due is not None and due.trigger == "asked"
+
+
+@pytest.mark.parametrize("request_", [{TRIGGER: "labels", QUEUED_AT: 0.0}, {}])
+def test_click_beside_a_training_joins_it_unless_there_is_a_new_label(
+    campaign: Campaign, chain: Chain, request_: dict[str, Any]
+) -> None:
+    label(campaign, "a")
+    time.sleep(1.1)  # MONAI Label notes whole seconds
+    task = queue("RUNNING", **(request_ and {**request_, QUEUED_AT: time.time()}))
+    assert not chain.ask("ann") and campaign.trainings.due() is None
+    label(campaign, "b")
+    assert chain.ask("ann"), "it may not learn from that one"
+    assert not chain.ask("bob"), "which is remembered once"
+    task["status"] = "DONE"
+    assert campaign.trainings.due() is not None
+
+
+def test_click_beside_a_training_with_other_settings_wants_another_one(campaign: Campaign, chain: Chain) -> None:
+    label(campaign, "a")
+    time.sleep(1.1)
+    queue("RUNNING", max_epochs="1")
+    assert chain.ask("ann")
+
+
+def test_click_beside_a_training_that_waits_joins_it(campaign: Campaign, chain: Chain) -> None:
+    label(campaign, "a")
+    queue("SUBMITTED")
+    assert not chain.ask("ann")
+    background_tasks["train"][0]["status"] = "RUNNING"
+    queue("SUBMITTED")
+    label(campaign, "b")
+    assert not chain.ask("ann")
+
+
+def test_click_after_a_failure_tries_again_at_once(campaign: Campaign, chain: Chain) -> None:
+    label(campaign, "a")
+    assert chain.ask("ann")
+    before = chain.due()
+    queue("ERROR")
+    assert chain.ask("ann")
+    assert chain.due() != before, "which does not wait as long as what is tried again by itself"
