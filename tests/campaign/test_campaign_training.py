@@ -109,14 +109,14 @@ def test_training_that_is_broken_off_leaves_the_model_before(trained):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained.train(trained.settings, break_off)
+        trained.trainings.train(trained.settings, break_off)
     assert (trained.model_path.read_bytes(), details(trained)["heldout"]) == before
     assert trained.tasks_to_do() == {}
 
 
 def test_same_labels_and_seed_give_the_same_network(trained):
     before = load_model(trained.model_path, "cpu").network.state_dict()
-    again, evaluation = trained.train(trained.settings.override({"epochs": 2}), lambda _: None)
+    again, evaluation = trained.trainings.train(trained.settings.override({"epochs": 2}), lambda _: None)
     after = again.network.state_dict()
     assert all(bool((before[name] == after[name]).all()) for name in before)
     assert evaluation.dice == details(trained)["heldout"]["dice"]

@@ -113,7 +113,7 @@ def test_label_is_judged_once_and_never_by_a_model_that_learned_from_it(taught):
     judge.judge_waiting()
     [(_, before)] = judgements(taught)
     first = load_model(taught.model_path, "cpu").version
-    taught.train(taught.settings, lambda _: None)
+    taught.trainings.train(taught.settings, lambda _: None)
     label(taught, "p05", values=(2, 1))
     label(taught, "p07")
     assert judge.judge_waiting() == 1
@@ -133,7 +133,7 @@ def test_label_saved_during_a_training_is_judged_by_the_model_before_alone(taugh
             assert judge.judge_waiting() == 1
 
     before = load_model(taught.model_path, "cpu").version
-    taught.train(taught.settings, save_one)
+    taught.trainings.train(taught.settings, save_one)
     assert judge.judge_waiting() == 0
     assert [one.model_version for _, one in judgements(taught)] == [before]
 
