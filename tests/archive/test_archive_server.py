@@ -76,13 +76,13 @@ def click(server: Server) -> dict[str, Any]:
 
 
 def label(server: Server, image_id: str, folder: Path, level: float) -> dict[str, Any]:
-    """As an annotator does with curl: download, threshold, upload; the answer."""
+    """As an annotator does with curl: download, threshold, upload a file named after the series; the answer."""
     image = requests.get(f"{server.url}/datastore/image", params={"image": image_id}, timeout=60)
     image.raise_for_status()
     (folder / "image.nii.gz").write_bytes(image.content)
     picture = sitk.ReadImage(str(folder / "image.nii.gz"))
-    sitk.WriteImage(sitk.Cast(picture > level, sitk.sitkUInt8), str(folder / "label.nrrd"))
-    with (folder / "label.nrrd").open("rb") as file:
+    sitk.WriteImage(sitk.Cast(picture > level, sitk.sitkUInt8), str(folder / f"{image_id}.nrrd"))
+    with (folder / f"{image_id}.nrrd").open("rb") as file:
         answer = requests.put(
             f"{server.url}/datastore/label", params={"image": image_id}, files={"label": file}, timeout=60
         )

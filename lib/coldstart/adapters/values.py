@@ -12,8 +12,9 @@ from coldstart.adapters.errors import AppError
 
 MAX_NAME_LENGTH = 255
 """Characters of an identifier: ids are made of file names, which are no longer on any common file system."""
-MAX_SUFFIX_LENGTH = 64
-"""Bytes of an upload's suffix, which becomes part of the name of a temporary file."""
+MAX_SUFFIX_LENGTH = 128
+"""Bytes of an upload's suffix, which becomes part of the name of a temporary file. All that follows the first dot
+counts, so a label that is named after its series has one of 70."""
 MAX_DEPTH = 20
 """Levels of lists and objects in JSON; what viewers send has three."""
 
