@@ -13,9 +13,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from orthanc import is_installed
-from soak.places import PLACES
 from soak.report import write_report
-from soak.week import Options, play
+from soak.week import PLACES, Options, play
 
 UNSHARE = ("unshare", "--user", "--map-root-user", "--mount")
 

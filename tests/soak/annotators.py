@@ -119,7 +119,10 @@ class Annotator(threading.Thread):
         super().__init__(name=habit.name, daemon=True)
         self._habit, self._place, self._clock, self._journal = habit, place, clock, journal
         self._rng = random.Random(f"{seed} {habit.name}")
+        # Slicer opens a connection for each request. One that is kept can be closed by the server just when it is used
+        # again, and then nobody could tell such a save from one that a kill cut off.
         self._session = requests.Session()
+        self._session.headers["Connection"] = "close"
         self._done: list[tuple[str, bytes]] = []
         self.saving = threading.Event()
 

@@ -62,10 +62,12 @@ class Host:
         os.kill(self.pid, signal.SIGKILL)
         self._server.stop()
         self._journal.note("kill", f"kill -9 {when}, with {len(children)} child processes", when=when)
-        _, alive = psutil.wait_procs(children, ORPHANS_LIMIT_S)
-        alive = [child for child in alive if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-        if alive:
-            self._journal.failures.append(f"{len(alive)} children lived on after the kill {when}.")
+        deadline = time.monotonic() + ORPHANS_LIMIT_S
+        while alive := [child for child in children if _lives(child)]:
+            if time.monotonic() > deadline:
+                self._journal.failures.append(f"{len(alive)} children lived on after the kill {when}.")
+                break
+            time.sleep(0.1)
         self.start()
 
     def stop(self) -> int:
@@ -135,11 +137,12 @@ class Fate:
             self._clock.over.wait(1)
 
     def kill_between(self) -> None:
-        """While no training runs and nobody saves."""
-        while self._training() is not None or any(one.saving.is_set() for one in self._annotators):
-            if self._clock.over.wait(0.05):
+        """While nobody saves and no training runs; where one always runs, on a busy machine, beside it."""
+        until = self._clock.day + 0.7
+        while (trains := self._training() is not None and self._clock.day < until) or self._is_saving():
+            if self._clock.over.wait(0.5 if trains else 0.01):
                 return
-        self._host.kill("between")
+        self._host.kill("between saves" + (", while a training runs" if self._training() is not None else ""))
 
     def place_is_away(self) -> None:
         """The archive ends, or the folder is not there, while people go on."""
@@ -161,6 +164,9 @@ class Fate:
         filler.unlink()
         self._journal.note("room", "the disk has room again")
 
+    def _is_saving(self) -> bool:
+        return any(one.saving.is_set() for one in self._annotators)
+
     def _training(self) -> psutil.Process | None:
         try:
             for process in psutil.Process(self._host.pid).children():
@@ -177,6 +183,13 @@ class Fate:
         except (requests.RequestException, ValueError, KeyError):
             return False
         return "epoch" in stats and "total_time" not in stats
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def fill(filler: Path) -> None:

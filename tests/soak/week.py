@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from coldstart.adapters.server import Server
 from coldstart.campaign.replay import decision_rows
 from coldstart.store import Store
 from soak.annotators import HABITS, Annotator, Clock
+from soak.archive_place import ArchivePlace
 from soak.checks import (
     NOTICED_WITHIN_S,
     Verdict,
@@ -33,16 +34,18 @@ from soak.checks import (
     check_well,
 )
 from soak.faults import Fate, Host, week_of
-from soak.places import PLACES, Place
+from soak.folder_place import FolderPlace
+from soak.places import Place
 from soak.records import Journal, hash_bytes, hash_voxels
 from soak.watch import Watch
 
 N_IMAGES = 500
 N_HELD_OUT = 12
-EMBED_LIMIT_S = 300.0
-REST_LIMIT_S = 300.0
+EMBED_LIMIT_S = 900.0
+REST_LIMIT_S = 600.0
 STILL_FOR_S = NOTICED_WITHIN_S
 DISK_MB = 2048
+PLACES: dict[str, type[Place]] = {"folder": FolderPlace, "archive": ArchivePlace}
 CONF = {
     "preset": "sample",
     "labels": "disk:1",
@@ -114,35 +117,50 @@ def play(kind: str, options: Options) -> Week:
         place.add(N_IMAGES - N_HELD_OUT)
         place.held_out = place.add(N_HELD_OUT)
         (other / "heldout.txt").write_text("\n".join(place.held_out))
-        clock = Clock(options.minutes)
-        conf = {**CONF, **_in_time(clock), "heldout": str(other / "heldout.txt"), "state_dir": str(place.state)}
         (disk / "tmp").mkdir()
         os.environ |= {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(disk / "cache"), "TMPDIR": str(disk / "tmp")}
-        place.server = Server(place.studies, conf, other / "logs" / "server.log")
-        host = Host(place, journal, other / "logs")
+        clock = Clock(options.minutes)
+        conf = {**CONF, "heldout": str(other / "heldout.txt"), "state_dir": str(place.state)}
+        annotators = [Annotator(habit, place, clock, journal, options.seed) for habit in HABITS]
         try:
-            week = _play(place, clock, journal, host, options, conf)
+            _begin(place, annotators[0], conf, other / "logs" / "before.log")
+            clock.begin()
+            conf |= _in_time(clock)
+            place.server = Server(place.studies, conf, other / "logs" / "server.log")
+            week = _play(place, clock, journal, annotators, options, conf)
         finally:
-            place.server.stop()
+            if place.server is not None:
+                place.server.stop()
             for name in ("state/coldstart.sqlite", "state/logs"):
                 _keep(disk / name, other)
             (other / "records.json").write_text(json.dumps(journal.document()))
     return week
 
 
-def _play(place: Place, clock: Clock, journal: Journal, host: Host, options: Options, conf: dict[str, str]) -> Week:
+def _begin(place: Place, annotator: Annotator, conf: dict[str, str], log: Path) -> None:
+    """Before the week: the images are embedded and planned, and those that models are judged on are labelled."""
+    with Server(place.studies, conf, log) as place.server:
+        _wait("the plan", lambda: _info(place)["planned"], EMBED_LIMIT_S)
+        for image in place.held_out:
+            content = requests.get(f"{place.url}/datastore/image?image={image}", timeout=60).content
+            annotator.save(image, place.paint(content, random.Random(image)))
+
+
+def _play(
+    place: Place,
+    clock: Clock,
+    journal: Journal,
+    annotators: list[Annotator],
+    options: Options,
+    conf: dict[str, str],
+) -> Week:
+    host = Host(place, journal, options.output / place.name / "logs")
     host.start()
-    _wait("the plan", lambda: _info(place)["planned"], EMBED_LIMIT_S)
-    clock.begin()
-    annotators = [Annotator(habit, place, clock, journal, options.seed) for habit in HABITS]
-    _label_held_out(place, annotators[0])
     watch = Watch(place, journal, lambda: host.starts, watched := threading.Event())
     fate = Fate(place, clock, journal, host, annotators, options.seed)
-    threads = [watch, *annotators]
-    for thread in threads:
+    for thread in (watch, *annotators):
         thread.start()
-    deeds = week_of(fate, random.Random(options.seed), faults=options.faults, disk=options.disk is not None)
-    for day, deed in deeds:
+    for day, deed in week_of(fate, random.Random(options.seed), faults=options.faults, disk=options.disk is not None):
         if clock.sleep_until(day):
             deed()
     clock.sleep_until(clock.DAYS)
@@ -155,16 +173,8 @@ def _play(place: Place, clock: Clock, journal: Journal, host: Host, options: Opt
     watched.set()
     watch.join(60)
     host.stop()
-    kept = place.kept()
-    return Week(
-        place.name,
-        options,
-        journal,
-        _judge(place, journal, kept, served, conf, well, options),
-        clock.began,
-        clock.day_s,
-        conf,
-    )
+    verdicts = _judge(place, journal, place.kept(), served, conf, well, options)
+    return Week(place.name, options, journal, verdicts, clock.began, clock.day_s, conf)
 
 
 def _judge(
@@ -189,7 +199,7 @@ def _judge(
     played = {
         "kill -9 in the middle of a training": _n(journal, "kill", "training"),
         "kill -9 in the middle of a save": _n(journal, "kill", "save"),
-        "kill -9 between": _n(journal, "kill", "between"),
+        "kill -9 between saves": _n(journal, "kill", "between"),
         "disk full": len(journal.of_kind("room")),
         f"{place.name} away": len(journal.of_kind("back")),
         "images arrived and replaced": len(journal.of_kind("images")),
@@ -224,16 +234,9 @@ def _judge(
 
 def _in_time(clock: Clock) -> dict[str, str]:
     """What depends on the length of a day: when the nights' trainings begin, and how long an image is kept."""
-    nights = [datetime.now() + timedelta(seconds=40 + clock.day_s * (day + clock.WORK)) for day in range(clock.DAYS)]
-    times = sorted({f"{night + timedelta(seconds=59):%H:%M}" for night in nights})
+    nights = [datetime.fromtimestamp(clock.at(day + clock.WORK) + 59) for day in range(clock.DAYS)]
+    times = sorted({f"{night:%H:%M}" for night in nights})
     return {"retrain_at": ",".join(times), "reserve_minutes": f"{clock.day_s / 60 / 2:.3f}"}
-
-
-def _label_held_out(place: Place, annotator: Annotator) -> None:
-    """What the models are judged on was labelled before."""
-    for image in place.held_out:
-        content = requests.get(f"{place.url}/datastore/image?image={image}", timeout=60).content
-        annotator.save(image, place.paint(content, random.Random(image)))
 
 
 def _info(place: Place) -> dict[str, Any]:
