@@ -54,6 +54,34 @@ def test_wrong_arguments_are_one_sentence_for_scripts_too(arguments: list[str], 
     assert sentence in said and ended.stderr == f"Error: {said}\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["plan", ".", "--output", "FILE"], ["map", ".", "--output", "FILE"], ["demo", "--output", "FILE"]),
+        *(
+            ["export", ".", "FILE", "--format", "monai"],
+            ["bench", "chest", "--output", "FILE"],
+            ["sample-data", "FILE"],
+        ),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_file_in_the_place_of_the_output_is_said_so_before_any_work(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    ended = run(*(str(tmp_path / "mine.txt") if word == "FILE" else word for word in arguments))
+    assert ended.returncode == 2 and f"'{tmp_path / 'mine.txt'}' is a file" in ended.stderr
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("arguments", [["data"], ["serve", "--studies", ".", "--conf", "budgets", "3", "--json"]])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments: list[str]) -> None:
+    with subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+        assert "Traceback" not in said and "Exception" not in said and "roken" not in said
+
+
 def test_simulation_leaves_a_folder_of_others_alone(tmp_path: Path, repository: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()

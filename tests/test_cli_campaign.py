@@ -231,12 +231,24 @@ def test_replay_of_a_campaign_says_that_all_is_the_same(run: Run, studies: Path)
     assert {"map", "plan", "click"} <= {line["kind"] for line in listed["lines"]}
 
 
-def test_replay_of_a_damaged_database_says_so_and_leaves_it(tmp_path: Path, run: Run) -> None:
-    database = tmp_path / "coldstart.sqlite"
-    database.write_bytes(b"damaged" * 1000)
-    ended = run("replay", tmp_path, "--json")
-    assert ended.code == 2 and "is damaged" in ended.document["error"]
-    assert database.read_bytes() == b"damaged" * 1000 and list(tmp_path.iterdir()) == [database]
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["status"], ["map", "--output", "out"], ["next", "--annotator", "lee"], ["replay"], ["models", "list"]),
+        ["export", "out", "--format", "monai"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_command_that_reads_says_that_the_database_is_damaged_and_leaves_it(
+    studies: Path, run: Run, command: list[str]
+) -> None:
+    state = studies / "coldstart"
+    content = (state / "coldstart.sqlite").read_bytes()
+    (state / "coldstart.sqlite").write_bytes(damaged := content[:8192] + b"\xff" * 20_000 + content[28_192:])
+    words = 2 if command[0] == "models" else 1
+    ended = run(*command[:words], studies, *command[words:], "--json")
+    assert ended.code == 2 and "is damaged" in ended.document["error"] and "Restore a backup" in ended.document["error"]
+    assert (state / "coldstart.sqlite").read_bytes() == damaged and not list(state.glob("*damaged*"))
 
 
 def test_replay_of_a_forged_log_ends_with_1(studies: Path, run: Run) -> None:

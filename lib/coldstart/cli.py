@@ -38,6 +38,9 @@ app = typer.Typer(
 )
 
 SAMPLE_CHEST = Path(__file__).resolve().parents[2] / "sample-data" / "chest"
+Output = Annotated[
+    Path, typer.Option(help="Folder for the studies, the map and the log; emptied first.", file_okay=False)
+]
 
 app.command()(embed)
 app.command()(plan)
@@ -50,9 +53,7 @@ app.add_typer(models, name="models")
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the studies, the map and the log; emptied first.")] = Path(
-        "demo-output"
-    ),
+    output: Output = Path("demo-output"),
     conf: Conf = None,
 ) -> None:
     """Play a whole labelling campaign on the sample data against a real MONAI Label server.
@@ -69,9 +70,7 @@ def simulate(
     images: Annotated[Path, typer.Argument(help="Folder of images.", exists=True, file_okay=False)],
     labels: Annotated[Path, typer.Argument(help="Folder with a label for each image.", exists=True, file_okay=False)],
     heldout: Annotated[Path | None, typer.Option(help="File with the ids of held-out images.", exists=True)] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the studies, the map and the log; emptied first.")] = Path(
-        "simulation-output"
-    ),
+    output: Output = Path("simulation-output"),
     active: Annotated[int, typer.Option(min=1, help="Active samples after the first training.")] = 5,
     conf: Conf = None,
 ) -> None:
@@ -115,7 +114,9 @@ app.command()(doctor)
 
 
 @app.command()
-def sample_data(folder: Annotated[Path, typer.Argument(help="Where to write; made where it is missing.")]) -> None:
+def sample_data(
+    folder: Annotated[Path, typer.Argument(help="Where to write; made where it is missing.", file_okay=False)],
+) -> None:
     """Write the generated sample studies: chest-radiograph-like images and small volumes, with labels.
 
     Example: coldstart sample-data /tmp/sample-data
@@ -130,7 +131,9 @@ def sample_data(folder: Annotated[Path, typer.Argument(help="Where to write; mad
 @app.command()
 def data(
     name: Annotated[str | None, typer.Argument(help="Of the dataset; without it all are listed.")] = None,
-    folder: Annotated[Path, typer.Argument(help="Where to put it; made where it is missing.")] = Path("data"),
+    folder: Annotated[Path, typer.Argument(help="Where to put it; made where it is missing.", file_okay=False)] = Path(
+        "data"
+    ),
     url: Annotated[str | None, typer.Option(help="Address of a mirror of the same archive.")] = None,
 ) -> None:
     """Fetch a public dataset, checked and laid out for `coldstart bench`, or say how to put it together by hand.
@@ -262,7 +265,9 @@ def main() -> None:
     """Run the command; an error is one sentence and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        sys.exit(app(_join_conf(sys.argv[1:]) or ["--help"], standalone_mode=False))
+        code = app(_join_conf(sys.argv[1:]) or ["--help"], standalone_mode=False)
+        sys.stdout.flush()  # here a reader that went away is no error; at the end of the process it would be one
+        sys.exit(code)
     except TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "coldstart")
         print_error(f"{error.format_message().removesuffix('.')}. `{command} --help` explains the command.")

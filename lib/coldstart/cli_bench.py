@@ -48,7 +48,9 @@ def bench(
         str | None, typer.Option(metavar="COLUMN", help="Of the manifest: a group stays together, such as a patient.")
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="As --conf encoder of the server.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of rows and report; an earlier run goes on.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of rows and report; an earlier run goes on.", file_okay=False)
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Trainings at the same time.")] = None,
     device: Annotated[str, typer.Option(help="auto (every GPU, else the CPU), cpu, cuda or cuda:N.")] = "auto",
     smoke: Annotated[bool, typer.Option("--smoke", help="Every method, one epoch: does it run?")] = False,

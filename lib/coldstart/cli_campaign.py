@@ -48,7 +48,9 @@ def plan(
     studies: Studies,
     budget: Annotated[int | None, typer.Option(min=1, help="Images to label, those labelled already counted.")] = None,
     method: Annotated[str | None, typer.Option(metavar="NAME", help="Another method, only to be shown.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder for plan.csv and plan.png.")] = Path("plan-output"),
+    output: Annotated[Path, typer.Option(help="Folder for plan.csv and plan.png.", file_okay=False)] = Path(
+        "plan-output"
+    ),
     preset: Preset = None,
     conf: Conf = None,
     as_json: AsJson = False,
@@ -72,16 +74,21 @@ def plan(
 
 def open_begun(studies: str, preset: str | None, conf: list[str] | None) -> OpenedCampaign:
     """Open a campaign, or begin one."""
-    from coldstart.adapters import offline
-
-    return offline.open_campaign(studies, pairs(conf, preset), begin=True)
+    return _open(studies, preset, conf, begin=True)
 
 
 def open_campaign(studies: str, preset: str | None, conf: list[str] | None) -> OpenedCampaign:
     """Open a campaign that was begun."""
-    from coldstart.adapters import offline
+    return _open(studies, preset, conf, begin=False)
 
-    return offline.open_campaign(studies, pairs(conf, preset), begin=False)
+
+def _open(studies: str, preset: str | None, conf: list[str] | None, *, begin: bool) -> OpenedCampaign:
+    from coldstart.adapters import offline
+    from coldstart.adapters.limits import keep_within_limits
+
+    opened = offline.open_campaign(studies, pairs(conf, preset), begin=begin)
+    keep_within_limits(opened.campaign.settings)
+    return opened
 
 
 def _embed(opened: OpenedCampaign) -> Document:

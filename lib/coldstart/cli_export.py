@@ -24,7 +24,10 @@ MAX_NAMED = 10
 
 def export(
     studies: Annotated[str, typer.Argument(help="Folder of images, or address of the archive, of a campaign.")],
-    output: Annotated[Path, typer.Argument(help="For monai the dataset's folder; for nnunet the folder it goes into.")],
+    output: Annotated[
+        Path,
+        typer.Argument(help="For monai the dataset's folder; for nnunet the folder it goes into.", file_okay=False),
+    ],
     form: Annotated[str, typer.Option("--format", metavar="nnunet|monai", help="Of the dataset.")],
     preset: Annotated[str | None, typer.Option(help="Name of a preset, or the path of a YAML file.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the dataset; default: that of the studies folder.")] = None,
@@ -61,13 +64,16 @@ def _export(
     from coldstart.campaign import read_held_out
     from coldstart.campaign.exporting import collect, dataset_folder, export_dataset
     from coldstart.segmentation import class_names
-    from coldstart.store import FILE_NAME, Store
+    from coldstart.store import FILE_NAME, Store, require_whole
 
     chosen = FORMATS[form]
     settings, state = _settings(where, given)
     folder, called = dataset_folder(output, chosen, name, number, str(where))
-    store = Store(state) if (state / FILE_NAME).is_file() else None
-    if store is None and isinstance(where, str):
+    store = None
+    if (state / FILE_NAME).is_file():
+        require_whole(state / FILE_NAME)
+        store = Store(state)
+    elif isinstance(where, str):
         raise InvalidInputError(
             f"STUDIES must be an archive whose campaign is on this machine; {state} holds none of {where}. Export on "
             "the server's machine, or name its --conf state_dir."

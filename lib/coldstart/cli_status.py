@@ -34,7 +34,7 @@ def status(studies: BegunStudies, preset: Preset = None, conf: Conf = None, as_j
 
 def map_(
     studies: BegunStudies,
-    output: Annotated[Path, typer.Option(help="Folder for map.png and map.csv.")] = Path("map-output"),
+    output: Annotated[Path, typer.Option(help="Folder for map.png and map.csv.", file_okay=False)] = Path("map-output"),
     preset: Preset = None,
     conf: Conf = None,
     as_json: AsJson = False,
@@ -180,18 +180,10 @@ def _show_map(found: Document) -> None:
 def _replay(studies: str, *, every: bool) -> Document:
     from coldstart.adapters.offline import find_state, require_studies
     from coldstart.campaign.replay import replay as decide_again
-    from coldstart.exceptions import StoreDamagedError
-    from coldstart.store import FILE_NAME, Store
-    from coldstart.store.engine import Damage, examine
+    from coldstart.store import FILE_NAME, Store, require_whole
 
     folder = find_state(require_studies(studies), {})
-    try:
-        examine(folder / FILE_NAME)
-    except Damage as damage:  # opened, it would be replaced by one whose log is empty
-        raise StoreDamagedError(
-            f"The selection log cannot be read: the database {folder / FILE_NAME} is damaged ({damage}). Restore a "
-            "backup of it."
-        ) from damage
+    require_whole(folder / FILE_NAME)
     counts: dict[bool | None, int] = {True: 0, False: 0, None: 0}
     lines = []
     with progress_console.status("deciding again ...") as shown:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +85,21 @@ def test_no_limit_is_the_default() -> None:
 def test_a_limit_that_the_server_cannot_live_with_is_refused() -> None:
     with pytest.raises(SettingsError, match="give at least 2, or 0"):
         load_settings({"preset": "chest_xray", "memory_gb": "1.5"}, APP_FOLDER / "configs")
+
+
+def test_commands_keep_within_the_limits_of_the_campaign(repository: Path, tmp_path: Path) -> None:
+    """Given with the first command, noted, and kept by the next."""
+    for number in range(1, 4):
+        shutil.copy2(repository / "sample-data" / "chest" / f"chest_{number:03d}.nrrd", tmp_path)
+    code = (
+        "import os, resource\nfrom coldstart.cli import main\ntry:\n    main()\nexcept SystemExit as ended:\n"
+        "    print(ended.code, len(os.sched_getaffinity(0)), resource.getrlimit(resource.RLIMIT_DATA)[0])"
+    )
+    given = [
+        "--preset",
+        "sample",
+        *(word for pair in (("cores", "1"), ("memory_gb", "3")) for word in ("--conf", *pair)),
+    ]
+    for arguments in (["embed", tmp_path, *given, "--conf", "encoder", "descriptor"], ["status", tmp_path]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+        assert done.stdout.splitlines()[-1] == f"None 1 {3 << 30}", done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""What the server and its tasks may take of the machine."""
+"""What the server, its tasks and the commands may take of the machine."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from coldstart.exceptions import ArchiveError, ImageError, InvalidInputError, Se
 from coldstart.images import image_suffix
 from coldstart.segmentation import resolve_device
 from coldstart.settings import Settings, load_settings
-from coldstart.store import FILE_NAME, state_folder
+from coldstart.store import FILE_NAME, require_whole, state_folder
 
 SETTLES_WITHIN_S = 15.0
 """How long files that were copied a moment ago are waited for."""
@@ -63,8 +63,8 @@ def open_campaign(studies: str, conf: Mapping[str, str], *, begin: bool) -> Open
     Raises
     ------
     ColdStartError
-        If there is no such folder, no image in it, or no campaign and none is to be begun; if the settings are not
-        valid, or are others than those of the server that runs the campaign.
+        If there is no such folder, no image in it, or no campaign and none is to be begun, or that is damaged; if the
+        settings are not valid, or are others than those of the server that runs the campaign.
     """
     where = require_studies(studies)
     folder = find_state(where, conf, begin=begin)
@@ -73,6 +73,8 @@ def open_campaign(studies: str, conf: Mapping[str, str], *, begin: bool) -> Open
     resolve_device(settings.device)
     if not begun:
         _require_images(where)
+    if not begin:
+        require_whole(folder / FILE_NAME)
     campaign = Campaign(settings, folder)
     if where != folder:
         with in_sentences():

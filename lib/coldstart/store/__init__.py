@@ -2,7 +2,7 @@
 
 from coldstart.store.copying import copy_database
 from coldstart.store.database import FILE_NAME, Store
-from coldstart.store.engine import SCHEMA_HEAD
+from coldstart.store.engine import SCHEMA_HEAD, require_whole
 from coldstart.store.location import file_signature, state_folder
 from coldstart.store.schema import (
     ChosenSetting,
@@ -46,6 +46,7 @@ __all__ = [
     "bytes_to_vector",
     "copy_database",
     "file_signature",
+    "require_whole",
     "state_folder",
     "vector_to_bytes",
 ]

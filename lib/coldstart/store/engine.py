@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 
-from coldstart.exceptions import StoreBusyError, StoreError
+from coldstart.exceptions import StoreBusyError, StoreDamagedError, StoreError
 from coldstart.store.schema import Base
 
 BUSY_TIMEOUT_S = 5.0
@@ -127,6 +127,25 @@ def examine(path: Path) -> str | None:
             return version and str(version[0])
     except sqlite3.Error as error:
         raise meaning(error, path) or Damage(str(error)) from error
+
+
+def require_whole(path: Path) -> None:
+    """Refuse a damaged database to whoever only reads: a `Store` would put a new one in its place.
+
+    Raises
+    ------
+    StoreDamagedError
+        If it is damaged; nothing was changed.
+    StoreBusyError
+        If it cannot be read for now.
+    """
+    try:
+        examine(path)
+    except Damage as damage:
+        raise StoreDamagedError(
+            f"The database {path} is damaged ({damage}); it was left as it is. Restore a backup, or start the server "
+            "or `coldstart embed`: they keep it aside, and fill a new one from the images and the labels."
+        ) from damage
 
 
 def _require_columns(connection: sqlite3.Connection) -> None:
