@@ -343,8 +343,8 @@ def test_two_at_once_wait_for_each_other(checkout: Checkout) -> None:
 
 
 def test_says_that_python_is_missing(checkout: Checkout) -> None:
-    needed = "Python 3.11 (newer than 3.11.2) or 3.12 is needed, and"
-    for version in ("3.9.18", "3.11.2"):
+    needed = "Python 3.11 (3.11.4 or newer) or 3.12 is needed, and"
+    for version in ("3.9.18", "3.11.2", "3.11.3", "3.13.5"):
         old = checkout.script(f"python{version}", f"#!{{bash}}\necho {version}\n")
         assert f"{needed} {old} offers none ({old} is {version})" in checkout.refusal(PYTHON=str(old))
     assert "and /nowhere/python offers none;" in checkout.refusal(PYTHON="/nowhere/python")

@@ -20,6 +20,8 @@ GIB = 1 << 30
 MEMORY_LOW, MEMORY_NONE = 4 * GIB, 1 * GIB
 """A server with a training beside it takes two to four GiB; below the second it cannot start."""
 DISK_LOW, DISK_NONE = 2 * GIB, 50 << 20
+PYTHON_SINCE, PYTHON_UNTIL = (3, 11, 4), (3, 13)
+"""pytorch-ignite, which MONAI pins, cannot be imported with 3.11.0 to 3.11.3, as their module `enum` was then."""
 SEGMENTATION_PROGRAM = "itkimage2segimage"
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -29,16 +31,14 @@ def check_python() -> Iterator[Finding]:
     """The interpreter."""
     version = ".".join(map(str, sys.version_info[:3]))
     found = f"Python {version} at {sys.executable}"
-    if (3, 11, 3) <= sys.version_info < (3, 12):  # pytorch-ignite, which MONAI pins, cannot be imported with 3.11.2
+    if PYTHON_SINCE <= sys.version_info[:3] < PYTHON_UNTIL:
         yield Finding("python", "ok", f"{found}.")
-    elif sys.version_info[:2] == (3, 12):
-        yield Finding("python", "warning", f"{found}; 3.11 is what is tested.", "make install PYTHON=python3.11.")
     else:
         yield Finding(
             "python",
             "problem",
-            f"{found}; 3.11 (newer than 3.11.2) or 3.12 is needed.",
-            "Install Python 3.11, then run make install.",
+            f"{found}; 3.11 (3.11.4 or newer) or 3.12 is needed.",
+            "Install Python 3.11 or 3.12, then run make install.",
         )
 
 
