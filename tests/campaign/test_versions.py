@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import campaign_case as case
 import pytest
 import torch
 from campaign_case import HELD_OUT, label
+from filelock import FileLock
 from sqlalchemy import select
 
 from coldstart.campaign import Campaign, learning
 from coldstart.campaign.curve import learning_curve
 from coldstart.campaign.decisions import LIBRARIES
+from coldstart.campaign.model_lines import model_lines, side_by_side
 from coldstart.campaign.replay import decision_rows, replay
 from coldstart.exceptions import InvalidInputError, ModelError
 from coldstart.segmentation import Model, load_model, save_model, write_model
@@ -33,7 +37,7 @@ def train(campaign: Campaign, **settings: object) -> str:
 
 def spoil(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have trainings end with a network that finds one class everywhere, as a collapsed one does."""
-    from coldstart.campaign import campaign as module
+    from coldstart.campaign import trainings as module
 
     real = module.train
 
@@ -150,6 +154,23 @@ def test_only_the_newest_are_kept_and_never_without_the_one_in_use(open_taught, 
     assert {path.name.partition(".")[0] for path in folder.iterdir()} == {first, *refused[1:]}
 
 
+def test_model_that_somebody_is_choosing_is_not_removed(open_taught, monkeypatch) -> None:
+    campaign = open_taught(keep_models=1)
+    first = in_file(campaign)
+    label(campaign, HELD_OUT[0])
+    spoil(campaign, monkeypatch)
+    second = train(campaign, epochs=1)
+    with FileLock(campaign.model_path.parent / "publishing.lock"):  # somebody has looked, and is about to choose it
+        training = threading.Thread(target=train, args=(campaign,), kwargs={"epochs": 1})
+        training.start()
+        while len(campaign.publisher.versions.states()) < 3:
+            time.sleep(0.05)
+        training.join(1.0)
+        assert training.is_alive() and second in campaign.publisher.versions.states()
+    training.join()
+    assert first in campaign.publisher.versions.states() and second not in campaign.publisher.versions.states()
+
+
 def test_rolled_back_model_is_in_use_until_the_next_training(open_taught) -> None:
     campaign = open_taught(publish_margin=1)
     first = in_file(campaign)
@@ -203,6 +224,40 @@ def test_new_model_that_cannot_be_read_back_is_not_used(open_taught, monkeypatch
     assert in_file(campaign) == campaign.publisher.in_use() == first
     assert kinds(campaign) == ["training", "training_refused"]
     assert campaign.trainings.due() is None
+
+
+@pytest.mark.parametrize("half", ["", "[]", "{}", '{"version": "another"}'])
+@pytest.mark.parametrize("state", ["unchecked", "chosen", "done"])
+def test_damaged_record_holds_nothing_up(open_taught, half: str, state: str) -> None:
+    campaign = open_taught(publish_margin=1)
+    first = in_file(campaign)
+    label(campaign, "p02")
+    versions = campaign.publisher.versions
+    model = load_model(campaign.model_path, "cpu")
+    second = "20990101T000000000Z-second"
+    versions.keep(Model(model.network, {**model.metadata, "version": second}), {"version": second}, state)
+    record = (
+        campaign.model_path.parent / "versions" / (f"{second}.json" if state == "done" else f"{second}.{state}.json")
+    )
+    record.write_text(half)
+    campaign.tasks_to_do()
+    assert campaign.trainings.check_waiting() == (state == "unchecked")
+    assert set(versions.states().values()) == {"done"} and campaign.trainings.due() is None
+    assert in_file(campaign) == campaign.publisher.in_use() == (first if state == "done" else second)
+    assert [line["version"] for line in model_lines(campaign)] == [first, second]
+    assert side_by_side(campaign, first, second)["in_both"] == len(FIRST)
+    train(campaign, epochs=1)
+
+
+def test_model_without_record_and_weights_holds_nothing_up(open_taught) -> None:
+    campaign = open_taught(publish_margin=1)
+    first = in_file(campaign)
+    folder = campaign.model_path.parent / "versions"
+    (folder / "20990101T000000000Z-second.unchecked.json").write_text("")
+    with pytest.raises(ModelError, match="No trained model is at"):
+        campaign.trainings.check_waiting()
+    assert campaign.trainings.check_waiting() == 0 and in_file(campaign) == first
+    assert {line["version"] for line in model_lines(campaign)} == {first, "20990101T000000000Z-second"}
 
 
 STEPS = {

@@ -97,13 +97,13 @@ class Publisher:
             "heldout": evaluation.to_dict() if evaluation is not None else None,
             "comparison": comparison.to_dict(),
         }
-        if comparison.fit:
-            self.versions.write(version, record, "chosen")
-            with self._turn:
+        with self._turn:  # nobody chooses a model meanwhile that is about to be removed
+            if comparison.fit:
+                self.versions.write(version, record, "chosen")
                 self._store.patiently(self._finish)
-        else:
-            self._refuse(record, comparison.sentence)
-        self.versions.prune(settings.keep_models, self.in_use())
+            else:
+                self._refuse(record, comparison.sentence)
+            self.versions.prune(settings.keep_models, self.in_use())
         logger.info("Model %s: %s", version, comparison.sentence)
         return model, evaluation, comparison
 
@@ -117,13 +117,15 @@ class Publisher:
         ModelError
             If its file cannot be used: nothing has changed.
         """
-        record = self.versions.read(version)
-        if version == self.in_use():
-            raise InvalidInputError(f"`version` must be another model than the one in use; {version} is in use.")
-        self.versions.load(version, "cpu")
         try:
             with self._turn.acquire(timeout=TURN_LIMIT_S):
                 self._finish()  # of one that was killed; the choice comes after it
+                record = self.versions.read(version)
+                if version == self.in_use():
+                    raise InvalidInputError(
+                        f"`version` must be another model than the one in use; {version} is in use."
+                    )
+                self.versions.load(version, "cpu")
                 self.versions.write(version, {**record, "chosen_by": who}, "chosen")
                 self._finish()
         except Timeout:

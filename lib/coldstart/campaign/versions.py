@@ -81,20 +81,18 @@ class Versions:
             raise ModelError(f"What is known of the model could not be written to {target}: {error}.") from error
 
     def read(self, version: str) -> dict[str, Any]:
-        """Return the record of a kept model.
+        """Return the record of a kept model; where that is damaged, what the weights' file says.
 
         Raises
         ------
         InvalidInputError
             If there is no such model.
         """
-        found = self.states().get(version)
-        if found is not None:
-            record = _read(self._record_path(version, found))
-            if record is not None:
-                return record
-        known = ", ".join(self.states()) or "none"
-        raise InvalidInputError(f"`version` must be one of the models that are kept: {known}; got '{version}'.")
+        states = self.states()
+        if version not in states:
+            known = ", ".join(states) or "none"
+            raise InvalidInputError(f"`version` must be one of the models that are kept: {known}; got '{version}'.")
+        return self._record(version, states[version])
 
     def load(self, version: str, device: str) -> Model:
         """Return a kept model; ModelError where its file is damaged, or holds another one."""
@@ -121,8 +119,7 @@ class Versions:
 
     def records(self) -> list[dict[str, Any]]:
         """Records of the kept models, the oldest first."""
-        found = [_read(self._record_path(version, state)) for version, state in self.states().items()]
-        return [record for record in found if record is not None]
+        return [self._record(version, state) for version, state in self.states().items()]
 
     def prune(self, keep: int, in_use: str | None) -> None:
         """Remove all but the newest `keep` models, the one in use, and those on their way."""
@@ -136,6 +133,21 @@ class Versions:
                 except OSError as error:
                     logger.warning("An old model could not be removed: %s", error)
 
+    def _record(self, version: str, state: State) -> dict[str, Any]:
+        """The record in a file; without it nothing would go on that waits for this model, or asks for all of them."""
+        path = self._record_path(version, state)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(record, dict) and record.get("version") == version:
+                return record
+            logger.warning("The record %s is not that of its model.", path)
+        except (OSError, ValueError) as error:
+            logger.warning("The record %s of a kept model cannot be read: %s", path, error)
+        try:
+            return dict(self.load(version, "cpu").metadata)
+        except ModelError:
+            return {"version": version}
+
     def _record_path(self, version: str, state: State) -> Path:
         return self._folder / f"{version}{_SUFFIX[state]}"
 
@@ -144,13 +156,3 @@ class Versions:
             return os.listdir(self._folder)
         except FileNotFoundError:
             return []
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A record; None where a power cut left half of it."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        logger.warning("The record %s of a kept model cannot be read: %s", path, error)
-        return None
-    return record if isinstance(record, dict) else None
