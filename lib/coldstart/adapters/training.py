@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import logging
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import BasicTrainTask
@@ -18,11 +16,11 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from coldstart.adapters.chain import TRIGGER
 from coldstart.adapters.errors import answered
+from coldstart.adapters.training_stats import OF_THE_MODEL, RunningStats, read_stats, write_stats
 from coldstart.campaign import Campaign
-from coldstart.campaign.learning import training_config
 from coldstart.exceptions import ColdStartError, InvalidInputError
-from coldstart.segmentation import EpochReport, Evaluation
-from coldstart.segmentation.card import share_card
+from coldstart.memory import give_back
+from coldstart.segmentation import Evaluation, Model
 from coldstart.settings import Settings
 
 _OF_A_TRAINING = ("epochs", "batch_size", "learning_rate", "dropout", "random_state", "amp")
@@ -31,8 +29,6 @@ _MONAILABEL_NAMES = {"max_epochs": "epochs", "train_batch_size": "batch_size"}
 """What MONAI Label and its viewers call them."""
 _BEFORE_THE_FIRST = {"total_time": "0:00:00"}
 """Stats while there is no model: viewers take stats without a total time for a training in its last epoch."""
-_OF_THE_MODEL = ("best_metric", "heldout", "model_version")
-"""What the stats say of the model in use, until the training that runs has made another one."""
 
 logger = logging.getLogger(__name__)
 
@@ -97,16 +93,16 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         running = self.running_stats()
         if running is not None:
             return running
-        stats = _read_stats(Path(self._stats_path)) or dict(_BEFORE_THE_FIRST)
+        stats = read_stats(Path(self._stats_path)) or dict(_BEFORE_THE_FIRST)
         in_use = self._campaign.publisher.in_use()
         if in_use is None or stats.get("model_version") in (None, in_use):
             return stats
-        others = {key: value for key, value in stats.items() if key not in _OF_THE_MODEL}
+        others = {key: value for key, value in stats.items() if key not in OF_THE_MODEL}
         return {**others, "best_metric": 0, "model_version": in_use, **self._judged_before(in_use)}
 
     def running_stats(self) -> dict[str, Any] | None:
         """Stats of the training that runs, once it has ended an epoch."""
-        return _read_stats(self._running_path) if self._running_path.is_file() and self._is_running() else None
+        return read_stats(self._running_path) if self._running_path.is_file() and self._is_running() else None
 
     def _judged_before(self, version: str) -> dict[str, Any]:
         """What the stats say of a model that came back, or came from elsewhere."""
@@ -132,58 +128,42 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         self, rank: int, world_size: int, request: dict[str, Any], datalist: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """Train in this process; the first of several publishes and keeps the stats."""
-        multi_gpu = bool(request["multi_gpu"])
         settings = self._settings_of(request)
+        multi_gpu = bool(request["multi_gpu"])
         if multi_gpu:
             settings = settings.override({"device": _join_processes(rank, world_size)})
-        else:
-            device = share_card(
-                training_config(settings),
-                fraction=settings.gpu_memory_fraction,
-                when_taken=settings.when_gpu_is_taken,
-            )
-            settings = settings.override({"device": device})
-        started = time.time()
-        before = _read_stats(Path(self._stats_path))
-        stats: dict[str, Any] = {key: before[key] for key in _OF_THE_MODEL if key in before}
-        stats = {"best_metric": 0, **stats, "start_ts": int(started), "train": {}}
-
-        def on_epoch(report: EpochReport) -> None:
-            stats.update(epoch=report.epoch, total_epochs=report.epochs)
-            stats["current_time"] = _duration(time.time() - started)
-            stats["train"] = {"loss": report.loss, "remaining": _duration(report.remaining_s)}
-            _write_stats(self._running_path, stats)
-            logger.info(
-                "Epoch %d of %d, loss %.4f, %s left",
-                report.epoch,
-                report.epochs,
-                report.loss,
-                _duration(report.remaining_s),
-            )
-
-        with answered():
-            model, evaluation = self._campaign.trainings.train(
-                settings,
-                on_epoch,
-                rank=rank,
-                world_size=world_size if multi_gpu else 1,
-                trigger=request.get(TRIGGER),
-            )
-        if rank == 0:
-            stats.pop("current_time", None)
-            stats.update(
-                total_time=_duration(time.time() - started),
-                batch_size=model.config.batch_size,
-                trained_version=model.version,
-                comparison=self._campaign.publisher.versions.read(model.version)["comparison"]["sentence"],
-            )
-            if self._campaign.publisher.in_use() == model.version:
-                stats.update(
-                    model_version=model.version, **_judged(None if evaluation is None else evaluation.to_dict())
+        running = RunningStats(self._running_path, read_stats(Path(self._stats_path)), settings.epochs)
+        try:
+            with answered():
+                model, evaluation = self._campaign.trainings.train(
+                    settings,
+                    running.on_epoch,
+                    on_wait=running.on_wait,
+                    rank=rank,
+                    world_size=world_size if multi_gpu else 1,
+                    trigger=request.get(TRIGGER),
                 )
-            _write_stats(Path(self._stats_path), stats)
-            logger.info("Model %s: %s", model.version, _sentence(evaluation))
+        finally:
+            give_back()  # where the server trained in its own process
+        if rank != 0:
+            return {}
+        stats = running.end(self._found(model, evaluation))
+        write_stats(Path(self._stats_path), stats)
+        logger.info("Model %s: %s", model.version, _sentence(evaluation))
         return stats
+
+    def _found(self, model: Model, evaluation: Evaluation | None) -> dict[str, Any]:
+        """What the stats say of a training's model."""
+        publisher = self._campaign.publisher
+        found = {
+            "batch_size": model.config.batch_size,
+            "trained_version": model.version,
+            "comparison": publisher.versions.read(model.version)["comparison"]["sentence"],
+        }
+        if publisher.in_use() != model.version:
+            return found
+        judged = _judged(None if evaluation is None else evaluation.to_dict())
+        return {**found, "model_version": model.version, **judged}
 
     def is_plain(self, request: Mapping[str, Any]) -> bool:
         """Tell whether a request asks for the training that the server would begin by itself."""
@@ -202,26 +182,6 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         return self._campaign.settings.override(values)
 
 
-def _read_stats(path: Path) -> dict[str, Any]:
-    """Stats of a file; none where it is missing or a power cut left half of it."""
-    try:
-        stats = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return stats if isinstance(stats, dict) else {}
-
-
-def _write_stats(path: Path, stats: dict[str, Any]) -> None:
-    """Put stats in the place of those before; a training does not end for want of room for them."""
-    temporary = path.with_suffix(".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(stats, indent=2), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        logger.warning("The training goes on, but its stats could not be written to %s: %s", path, error)
-
-
 def _device(requested: object, configured: str) -> str:
     """Viewers send the name of a card out of the list that they were offered; the first of it is no choice."""
     offered = device_list()
@@ -232,12 +192,13 @@ def _device(requested: object, configured: str) -> str:
 
 
 def _join_processes(rank: int, world_size: int) -> str:
-    import torch
-
+    """Join the processes that MONAI Label began, one for each GPU; without one they train on the CPU, for tests."""
     os.environ["LOCAL_RANK"] = str(rank)
-    torch.cuda.set_device(rank)
-    torch.distributed.init_process_group("nccl", rank=rank, world_size=world_size)
-    return f"cuda:{rank}"
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(rank)
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", rank=rank, world_size=world_size)
+    return f"cuda:{rank}" if on_gpu else "cpu"
 
 
 def _judged(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -255,7 +216,3 @@ def _sentence(evaluation: Evaluation | None) -> str:
         f"on {len(evaluation.images)} held-out images Dice {evaluation.dice:.4f}, "
         f"HD95 {evaluation.hd95:.2f} {evaluation.hd95_unit}"
     )
-
-
-def _duration(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=int(seconds)))

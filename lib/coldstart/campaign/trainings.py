@@ -14,7 +14,8 @@ from coldstart.campaign.publishing import Publisher
 from coldstart.campaign.retraining import Due
 from coldstart.campaign.triggers import Triggers, ask, labels_to_learn_from
 from coldstart.exceptions import ModelError, StoreError
-from coldstart.segmentation import EpochReport, Evaluation, Model, train
+from coldstart.segmentation import EpochReport, Evaluation, Model, resolve_device, train
+from coldstart.segmentation.card import Card, capped, least_bytes
 from coldstart.settings import Settings
 from coldstart.store import Store
 
@@ -49,6 +50,7 @@ class Trainings:
         settings: Settings,
         on_epoch: Callable[[EpochReport], None],
         *,
+        on_wait: Callable[[str | None], object] | None = None,
         rank: int = 0,
         world_size: int = 1,
         trigger: str | None = None,
@@ -64,6 +66,9 @@ class Trainings:
             The campaign's, with what the request for this training overrides.
         on_epoch : callable
             Called after every epoch.
+        on_wait : callable, optional
+            Called with a sentence when the training begins to wait for a GPU that others use, and with None when it
+            goes on.
         rank, world_size : int
             Of this process in a training on several GPUs; the first one publishes.
         trigger : str, optional
@@ -75,21 +80,36 @@ class Trainings:
             If there is no label to learn from, the training diverged, or the model cannot be read back; the model
             before stays in use.
         """
-        attempt = self._begin_attempt(trigger)
-        labelled = self.require_images()
         config = learning.training_config(settings)
-        try:
-            model = train(labelled.training, config, on_epoch=on_epoch, rank=rank, world_size=world_size)
-        except ModelError as error:
-            if rank == 0:
-                attempt["config"] = config.to_dict()
-                self._store.patiently(partial(learning.record_refused, self._store, attempt, str(error)))
-            raise
-        if rank != 0:
-            return model, None
-        self._publisher.versions.keep(model, {**model.metadata, **attempt}, "unchecked")
-        model, evaluation, _ = self._publisher.check(model.version, settings)
-        return model, evaluation
+        device = resolve_device(settings.device, rank)
+        # Processes on several GPUs wait for each other: none of them could wait for its card, or leave it, alone.
+        card = Card(device, settings.when_gpu_is_taken if world_size == 1 else None, on_wait)
+        with capped(device, settings.gpu_memory_fraction):
+            if card.is_shared:
+                card.find_room(least_bytes(config, device))
+            attempt = self._begin_attempt(trigger)
+            labelled = self.require_images()
+            try:
+                model = train(
+                    labelled.training,
+                    config,
+                    validation=labelled.held_out,
+                    on_epoch=on_epoch,
+                    card=card,
+                    rank=rank,
+                    world_size=world_size,
+                )
+            except ModelError as error:
+                if rank == 0:
+                    attempt["config"] = config.to_dict()
+                    self._store.patiently(partial(learning.record_refused, self._store, attempt, str(error)))
+                raise
+            if rank != 0:
+                return model, None
+            self._publisher.versions.keep(model, {**model.metadata, **attempt}, "unchecked")
+            where = settings.override({"device": str(card.device)})  # on the CPU, where the training left the card
+            model, evaluation, _ = self._publisher.check(model.version, where)
+            return model, evaluation
 
     def _begin_attempt(self, trigger: str | None) -> dict[str, Any]:
         """What is known of a training when it begins: a label that is saved from now on is new to the next one."""

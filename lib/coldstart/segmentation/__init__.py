@@ -1,6 +1,7 @@
 """The segmentation model: training, its file, inference, evaluation, and what label values mean (torch and MONAI)."""
 
 from coldstart.segmentation.config import Sample, TrainingConfig
+from coldstart.segmentation.course import EpochReport
 from coldstart.segmentation.evaluate import Evaluation, ImageEvaluation, evaluate
 from coldstart.segmentation.infer import faster, predict_prepared, predict_probabilities, predict_with_dropout, segment
 from coldstart.segmentation.labels import check_label, check_label_file, class_names, map_values, value_of_class
@@ -16,7 +17,7 @@ from coldstart.segmentation.model_file import (
 )
 from coldstart.segmentation.network import build_network, resolve_device
 from coldstart.segmentation.preprocess import prepare_image, prepare_label
-from coldstart.segmentation.train import EpochReport, train
+from coldstart.segmentation.train import train
 
 __all__ = [
     "ClassScore",

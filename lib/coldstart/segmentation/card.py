@@ -1,23 +1,25 @@
 """How a training shares a GPU: with the server that infers beside it, and with programs of other people.
 
-The first by a cap on the memory that the training may take, the second by waiting until there is room for its smallest
-step, or by going to the CPU. What was taken is given back when the training's process ends. Tested without a GPU; it
-was not run on one.
+The first by a cap on the memory that the training may take. The second by looking, before a training, between its
+epochs and when memory runs out in a step, whether what others leave of the card holds a step. Where it does not, the
+training gives back what it has there, and waits for room or goes on on the CPU, from the step where it was.
+
+`read_card` is all that is asked of the card; the rest was tested with other answers from it, and not run on a GPU.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
 from coldstart.segmentation.config import TrainingConfig
-from coldstart.segmentation.network import resolve_device
-from coldstart.segmentation.training_memory import USABLE, free_bytes, mixed_precision, place, step_bytes
+from coldstart.segmentation.training_memory import USABLE, mixed_precision, place, step_bytes
 
 LOOK_EVERY_S = 30.0
 """How often a training that waits looks whether there is room."""
@@ -27,53 +29,99 @@ logger = logging.getLogger(__name__)
 WhenTaken = Literal["wait", "cpu"]
 
 
-def share_card(config: TrainingConfig, *, fraction: float, when_taken: WhenTaken) -> str:
-    """Cap the memory of this process, and return the device to train on, after waiting for it where that is wanted.
+class CardMemory(NamedTuple):
+    """Bytes of a card that a process has or could have now, and those that it may have at most."""
+
+    obtainable: int
+    allowed: int
+
+
+def read_card(device: torch.device) -> CardMemory | None:
+    """Tell how much of a card's memory this process can have; None for a CPU, which nobody takes away."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return CardMemory(min(free + torch.cuda.memory_reserved(device), allowed), allowed)
+
+
+@contextmanager
+def capped(device: torch.device, fraction: float) -> Iterator[None]:
+    """Let this process take no more than a share of a card's memory until the block ends."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.get_per_process_memory_fraction(device)
+    torch.cuda.set_per_process_memory_fraction(fraction, device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(before, device)
+
+
+class Card:
+    """The device of a training, as long as others leave it to the training.
 
     Parameters
     ----------
-    config : TrainingConfig
-        What is to be trained.
-    fraction : float
-        Share of the GPU's memory that this process may take, above 0 and up to 1.
-    when_taken : {"wait", "cpu"}
-        What to do while other programs hold the memory.
+    device : torch.device
+        Where the training is wanted.
+    when_taken : {"wait", "cpu"}, optional
+        What to do while other programs hold a GPU's memory; without it nobody looks.
+    on_wait : callable, optional
+        Called with a sentence when a wait begins, and with None when it is over.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where the training is to be: the one wanted, or the CPU once it left that.
+    is_shared : bool
+        Whether others may still take the device.
+    waited_s : float
+        Seconds waited in all.
     """
-    device = resolve_device(config.device)
-    if device.type == "cpu":
-        return config.device
-    torch.cuda.set_per_process_memory_fraction(fraction, device)
-    needed = least_bytes(config, mixed_precision=mixed_precision(config, device))
-    total = int(fraction * torch.cuda.get_device_properties(device).total_memory)
-    return config.device if get_room(needed, total, lambda: free_bytes(device), when_taken) else "cpu"
+
+    def __init__(
+        self,
+        device: torch.device,
+        when_taken: WhenTaken | None = None,
+        on_wait: Callable[[str | None], object] | None = None,
+    ) -> None:
+        self.device = device
+        self.is_shared = when_taken is not None and read_card(device) is not None
+        self.waited_s = 0.0
+        self._when_taken = when_taken
+        self._on_wait = on_wait or (lambda sentence: None)
+
+    def is_taken(self, needed: int) -> bool:
+        """Tell whether so many bytes do not fit because of others; what never fits is not their fault."""
+        memory = read_card(self.device) if self.is_shared else None
+        return memory is not None and memory.obtainable < needed <= memory.allowed
+
+    def find_room(self, needed: int) -> None:
+        """Wait until there is room for so many bytes, or leave the card for the CPU where that is wanted."""
+        if not self.is_taken(needed):
+            return
+        wanted = f"The training needs {needed >> 20} MB of the GPU's memory, which other programs hold"
+        if self._when_taken == "cpu":
+            logger.warning("%s: it goes on on the CPU.", wanted)
+            self.device, self.is_shared = torch.device("cpu"), False
+            return
+        sentence = f"{wanted}: it waits until they give some back."
+        logger.warning("%s", sentence)
+        self._on_wait(sentence)
+        began = time.monotonic()
+        while self.is_taken(needed):
+            time.sleep(LOOK_EVERY_S)
+        waited_s = time.monotonic() - began
+        self.waited_s += waited_s
+        logger.info("There is room on the GPU again, after %.0f s: the training goes on.", waited_s)
+        self._on_wait(None)
 
 
-def least_bytes(config: TrainingConfig, *, mixed_precision: bool) -> int:
+def least_bytes(config: TrainingConfig, device: torch.device) -> int:
     """What the smallest step takes: one image, of the smallest patch."""
     smallest = replace(config, batch_size=1)
-    patch_size = place(smallest, 0, 0, mixed_precision=mixed_precision).patch_size
-    return int(step_bytes(smallest, patch_size, mixed_precision) / USABLE)
-
-
-def get_room(
-    needed: int,
-    total: int,
-    free: Callable[[], int],
-    when_taken: WhenTaken,
-    sleep: Callable[[float], object] = time.sleep,
-) -> bool:
-    """Tell whether there is room on the card, after waiting for it where that is wanted and may help.
-
-    What never fits is let through: the training says so in its own words.
-    """
-    said = False
-    while needed <= total and (there := free()) < needed:
-        wanted = f"The training needs {needed >> 20} MB of the GPU's memory, of which {there >> 20} MB are free"
-        if when_taken == "cpu":
-            logger.warning("%s: it goes on on the CPU.", wanted)
-            return False
-        if not said:
-            logger.warning("%s: it waits until other programs give some back.", wanted)
-            said = True
-        sleep(LOOK_EVERY_S)
-    return True
+    amp = mixed_precision(config, device)
+    patch_size = place(smallest, 0, 0, mixed_precision=amp).patch_size
+    return int(step_bytes(smallest, patch_size, amp) / USABLE)

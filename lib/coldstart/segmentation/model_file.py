@@ -41,8 +41,8 @@ class Model:
         Maps (n, 1, *grid) to logits (n, n_classes, *grid).
     metadata : Mapping
         Plain JSON types: `format`, `version`, `created`, `label_names`, `config`, `training_images`, `n_images`,
-        `left_out`, `epochs`, `requested_batch_size`, `patch_size`, `losses`, `training_s`, `device`, `n_processes`,
-        `torch`.
+        `left_out`, `epochs`, `requested_batch_size`, `patch_size`, `losses`, `validation`, `training_s`, `device`,
+        `n_processes`, `torch`.
     """
 
     network: nn.Module
@@ -76,8 +76,9 @@ def describe_training(
     image_ids: Sequence[str],
     left_out: Mapping[str, str],
     losses: Sequence[float],
+    validation: Mapping[str, Any] | None,
     seconds: float,
-    device: torch.device,
+    device: str,
     world_size: int,
     requested_batch_size: int,
     patch_size: Sequence[int],
@@ -98,8 +99,9 @@ def describe_training(
         "requested_batch_size": requested_batch_size,
         "patch_size": list(patch_size),
         "losses": [float(loss) for loss in losses],
+        "validation": validation,
         "training_s": round(seconds, 3),
-        "device": str(device),
+        "device": device,
         "n_processes": world_size,
         "torch": str(torch.__version__),
     }

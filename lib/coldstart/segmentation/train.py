@@ -11,53 +11,33 @@ CPU, which makes another loss curve, and its gain beside the rest is not beyond 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from monai.losses import DiceCELoss
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils import deterministic as determinism
 
 from coldstart.exceptions import ModelError
 from coldstart.memory import halved, in_smaller_batches
+from coldstart.segmentation.card import Card
 from coldstart.segmentation.config import Sample, TrainingConfig
+from coldstart.segmentation.course import Course, EpochReport
 from coldstart.segmentation.model_file import Model, describe_training
-from coldstart.segmentation.network import build_network, resolve_device
-from coldstart.segmentation.training_memory import find_placement, mixed_precision
-from coldstart.segmentation.training_set import Batches, load_training_set
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """How far a training is.
-
-    Parameters
-    ----------
-    epoch, epochs : int
-        Epochs finished, and in all.
-    loss : float
-        Mean of the epoch's steps; lower is better.
-    elapsed_s, remaining_s : float
-        Since the first epoch began, and until the last one ends at the speed so far.
-    """
-
-    epoch: int
-    epochs: int
-    loss: float
-    elapsed_s: float
-    remaining_s: float
+from coldstart.segmentation.network import resolve_device
+from coldstart.segmentation.training_memory import find_placement
+from coldstart.segmentation.training_set import load_training_set
+from coldstart.segmentation.validation import Validation
 
 
 def train(
     samples: Sequence[Sample],
     config: TrainingConfig,
     *,
+    validation: Sequence[Sample] = (),
     on_epoch: Callable[[EpochReport], None] | None = None,
+    card: Card | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> Model:
@@ -69,9 +49,14 @@ def train(
         One is enough. A sample that cannot be read is left out with its reason (log and `metadata["left_out"]`).
     config : TrainingConfig
         Network, preprocessing and optimisation.
+    validation : sequence of Sample, optional
+        Images that the training does not learn from, a few of which tell how it goes (`metadata["validation"]`); they
+        have no effect on the model. See `coldstart.segmentation.validation`.
     on_epoch : callable, optional
         Called after each epoch (of rank 0). An exception in it ends the training. Without it, no loss is read, and no
         divergence noticed, before the end.
+    card : Card, optional
+        The device, where others may take it, in the place of `config.device`; for a training in one process.
     rank, world_size : int
         Of this process in a distributed training, whose process group the caller has set up; every process gets the
         same samples. `config.batch_size` counts for each process.
@@ -92,23 +77,24 @@ def train(
     -----
     When memory runs out, the training begins once more with half the batch, and is then what it had been with that
     batch size from the start; `model.config` says which it was, `metadata["requested_batch_size"]` which was wanted.
-    In a distributed training it ends instead: the other processes would wait for the one that begins again.
+    In a distributed training it ends instead: the other processes would wait for the one that begins again. While
+    others hold the memory of `card`, it goes on from the step where it was, as the card says: later, or on the CPU.
 
     Volumes that are too large for the device are trained on by random patches, which `metadata["patch_size"]` tells:
     `coldstart.segmentation.training_memory` has the rule.
     """
-    device = resolve_device(config.device, rank)
+    where = card or Card(resolve_device(config.device, rank))
     data = load_training_set(samples, config)
-    placement = find_placement(config, data.nbytes, device, world_size)
+    judged = Validation(validation if rank == 0 else (), config)
+    placement = find_placement(config, data.nbytes, where.device, world_size)
 
     def fit(batch_size: int) -> Model:
-        started = time.monotonic()
+        started, began_on = time.monotonic(), where.device
         fitting = replace(config, batch_size=batch_size)
-        placed = data.to(device) if placement.on_device else data
-        batches = Batches(placed, fitting, placement.patch_size, device, rank, world_size)
-        with _seeded(config.random_state + rank, device):
-            network = build_network(config).to(device)
-            losses = _optimise(network, batches, fitting, on_epoch)
+        with _seeded(config.random_state + rank, began_on):
+            course = Course(data, fitting, placement, where, judged, rank, world_size)
+            course.run(on_epoch)
+        network = course.fitting.network
         metadata = describe_training(
             network,
             fitting,
@@ -116,9 +102,10 @@ def train(
             patch_size=placement.patch_size,
             image_ids=data.image_ids,
             left_out=data.left_out,
-            losses=losses,
+            losses=course.losses,
+            validation={"images": judged.image_ids, "dice": course.dice} if course.dice else None,
             seconds=time.monotonic() - started,
-            device=device,
+            device=str(began_on) if course.moved_in is None else f"{began_on}, cpu from epoch {course.moved_in}",
             world_size=world_size,
         )
         return Model(network.eval(), metadata)
@@ -129,61 +116,6 @@ def train(
         what=f"The training on a grid of {' x '.join(map(str, config.spatial_size))}",
         remedy="Nothing was published. Free memory on the device, or lower --conf batch_size or --conf spatial_size.",
         error=ModelError,
-    )
-
-
-def _optimise(
-    network: nn.Module, batches: Batches, config: TrainingConfig, on_epoch: Callable[[EpochReport], None] | None
-) -> list[float]:
-    """Run all epochs on `network` in place and return the mean loss of each."""
-    device, distributes = batches.device, batches.world_size > 1
-    parallel = network
-    if distributes:
-        parallel = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
-    criterion = DiceCELoss(to_onehot_y=True, softmax=True)
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
-    amp = mixed_precision(config, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp)
-    losses = torch.zeros(config.epochs, device=device)
-    started = time.monotonic()
-    parallel.train()
-    for epoch, mean in enumerate(losses, start=1):
-        for images, labels in batches:
-            optimiser.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, dtype=torch.float16, enabled=amp):
-                logits = parallel(images)
-            loss = criterion(logits.float(), labels.long())
-            scaler.scale(loss).backward()
-            scaler.step(optimiser)
-            scaler.update()
-            mean += loss.detach()
-        mean /= len(batches)
-        if distributes:
-            # the mean over all processes: they also stop together when it is not finite
-            distributed.all_reduce(mean)
-            mean /= batches.world_size
-        if on_epoch is None and not distributes:
-            continue
-        epoch_loss = float(mean)  # waits for the device
-        if not math.isfinite(epoch_loss):
-            raise ModelError(_diverged(epoch, config))
-        if on_epoch is not None and batches.rank == 0:
-            elapsed_s = time.monotonic() - started
-            remaining_s = elapsed_s / epoch * (config.epochs - epoch)
-            on_epoch(EpochReport(epoch, config.epochs, epoch_loss, elapsed_s, remaining_s))
-    finite = losses.isfinite().tolist()
-    if not all(finite):
-        raise ModelError(_diverged(finite.index(False) + 1, config))
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
-        raise ModelError(_diverged(config.epochs, config))
-    return losses.tolist()
-
-
-def _diverged(epoch: int, config: TrainingConfig) -> str:
-    return (
-        f"The training diverged: its loss or weights were no longer finite in epoch {epoch} of {config.epochs}; "
-        f"nothing was published. Lower the learning rate (now {config.learning_rate:g}), or look for labels that are "
-        "not of their image."
     )
 
 

@@ -77,14 +77,18 @@ def mixed_precision(config: TrainingConfig, device: torch.device) -> bool:
 
 def place(config: TrainingConfig, set_bytes: int, free: int, *, mixed_precision: bool) -> Placement:
     """Apply the rule to a number of free bytes."""
-    usable = int(USABLE * free)
     patch_size = config.spatial_size
-    while (needed := step_bytes(config, patch_size, mixed_precision)) > usable and config.spatial_dims == 3:
+    while not fits(needed := step_bytes(config, patch_size, mixed_precision), free) and config.spatial_dims == 3:
         smaller = _halved(patch_size, STRIDE ** (len(config.channels) - 1))
         if smaller == patch_size:
             break
         patch_size = smaller
-    return Placement(set_bytes + needed <= usable, patch_size)
+    return Placement(fits(set_bytes + needed, free), patch_size)
+
+
+def fits(needed: int, free: int) -> bool:
+    """Tell whether a training may take so many of the free bytes."""
+    return needed <= int(USABLE * free)
 
 
 def step_bytes(config: TrainingConfig, grid: Sequence[int], mixed_precision: bool) -> int:

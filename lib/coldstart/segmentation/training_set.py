@@ -54,6 +54,19 @@ def load_training_set(samples: Sequence[Sample], config: TrainingConfig) -> Trai
     ModelError
         If there is no sample, or none can be used.
     """
+    if not samples:
+        raise ModelError("Training needs at least one labelled image; there is none. Label an image and save it first.")
+    data = read_training_set(samples, config, "training")
+    if not data.image_ids:
+        image_id, reason = next(iter(data.left_out.items()))
+        raise ModelError(
+            f"Training needs at least one usable label; none of the {len(samples)} can be used. {image_id}: {reason}"
+        )
+    return data
+
+
+def read_training_set(samples: Sequence[Sample], config: TrainingConfig, purpose: str) -> TrainingSet:
+    """Read and prepare those samples that can be used; the log says which are left out of what, and why."""
 
     def load(sample: Sample) -> tuple[torch.Tensor, torch.Tensor] | str:
         try:
@@ -67,8 +80,6 @@ def load_training_set(samples: Sequence[Sample], config: TrainingConfig) -> Trai
         except (ImageError, LabelError) as error:
             return str(error)
 
-    if not samples:
-        raise ModelError("Training needs at least one labelled image; there is none. Label an image and save it first.")
     images = torch.empty(len(samples), 1, *config.spatial_size)
     labels = torch.empty(images.shape, dtype=torch.uint8 if config.n_classes <= 256 else torch.int16)
     image_ids: list[str] = []
@@ -76,15 +87,10 @@ def load_training_set(samples: Sequence[Sample], config: TrainingConfig) -> Trai
     for sample, loaded in zip(samples, parallel_map(load, samples), strict=True):
         if isinstance(loaded, str):
             left_out[sample.image_id] = loaded
-            logger.warning("%s is left out of the training: %s", sample.image_id, loaded)
+            logger.warning("%s is left out of the %s: %s", sample.image_id, purpose, loaded)
         else:
             images[len(image_ids)], labels[len(image_ids)] = loaded
             image_ids.append(sample.image_id)
-    if not image_ids:
-        image_id, reason = next(iter(left_out.items()))
-        raise ModelError(
-            f"Training needs at least one usable label; none of the {len(samples)} can be used. {image_id}: {reason}"
-        )
     return TrainingSet(image_ids, images[: len(image_ids)], labels[: len(image_ids)], left_out)
 
 
@@ -124,6 +130,10 @@ class Batches:
         self._shuffling = torch.Generator().manual_seed(config.random_state)
         self._cutting = torch.Generator().manual_seed(config.random_state + rank)
 
+    def move(self, data: TrainingSet, device: torch.device) -> None:
+        """Hand out the same set from where it lies now, to another device; also in the middle of an epoch."""
+        self._data, self.device = data, device
+
     def __len__(self) -> int:
         return -(-self._n_rows // (self.world_size * self._batch_size))
 
@@ -135,6 +145,8 @@ class Batches:
         if whole:
             rows = _send(rows, self._data.images.device)
         for batch in torch.split(rows, self._batch_size):
+            if whole:
+                batch = batch.to(self._data.images.device)  # where they are, unless the set was moved
             images, labels = (self._data.images[batch], self._data.labels[batch]) if whole else self._cut(batch)
             yield _send(images, self.device), _send(labels, self.device)
 
