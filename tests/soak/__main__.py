@@ -8,21 +8,19 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
 from orthanc import is_installed
-from soak.report import write_report
-from soak.week import PLACES, Options, play
 
+PLACES = ("folder", "archive")
 UNSHARE = ("unshare", "--user", "--map-root-user", "--mount")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak ARGS=", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60, help="how long the week takes")
-    parser.add_argument("--place", choices=[*PLACES, "both"], default="both", help="where the images are")
+    parser.add_argument("--place", choices=(*PLACES, "both"), default="both", help="where the images are")
     parser.add_argument("--seed", type=int, default=0, help="of all that is left to chance")
     parser.add_argument("--no-faults", action="store_true", help="nothing goes wrong")
     parser.add_argument("--no-full-disk", action="store_true", help="without a small disk that is filled")
@@ -34,20 +32,28 @@ def main() -> int:
         sys.exit("soak: Orthanc is not installed: make viewers installs it, or say --place folder")
     if not (arguments.no_full_disk or arguments.no_faults or arguments.disk):
         return on_a_small_disk(output)
+    from soak.report import write_report  # takes seconds to import, and is not needed before
+    from soak.week import Options, play
+
     output.mkdir(parents=True, exist_ok=True)
     os.chdir(output)  # the folder of the tests must not be where the server's Python looks for its packages
     options = Options(arguments.minutes, arguments.seed, output, arguments.disk, not arguments.no_faults)
-    places = list(PLACES) if arguments.place == "both" else [arguments.place]
-    with ProcessPoolExecutor(len(places), get_context("spawn")) as pool:
-        weeks = list(pool.map(play, places, repeat(options)))
+    places = PLACES if arguments.place == "both" else [arguments.place]
+    with ProcessPoolExecutor(len(places), get_context("fork")) as pool:
+        plays = [pool.submit(play, place, options) for place in places]
+    weeks = [played.result() for played in plays if played.exception() is None]
     for week in weeks:
         for verdict in week.verdicts:
             print(f"{'ok ' if verdict.is_true else 'NOT'} {week.place}, {verdict.name}: {verdict.sentence}")
             for problem in verdict.problems[:20]:
                 print(f"      {problem}")
-    given = [word for word in sys.argv[1:] if word != str(arguments.disk) and word != "--disk"]
-    write_report(weeks, output, f'make soak ARGS="{" ".join(given)}"' if given else "make soak")
+    given = f"--minutes {arguments.minutes:g} --place {arguments.place} --seed {arguments.seed}"
+    given += " --no-faults" * arguments.no_faults + " --no-full-disk" * arguments.no_full_disk
+    if weeks:
+        write_report(weeks, output, f'make soak ARGS="{given}"')
     print(f"Report: {output / 'soak.md'}")
+    for played in plays:
+        played.result()  # raises what ended a week before its time
     return 0 if all(week.is_good for week in weeks) else 1
 
 

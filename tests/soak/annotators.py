@@ -75,9 +75,9 @@ class Clock:
         self.began = time.time()
         self.over = threading.Event()
 
-    def begin(self) -> None:
-        """The first morning is now."""
-        self.began = time.time()
+    def begin(self, in_s: float) -> None:
+        """The first morning is so many seconds from now."""
+        self.began = time.time() + in_s
 
     @property
     def day(self) -> float:

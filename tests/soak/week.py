@@ -44,6 +44,8 @@ N_HELD_OUT = 12
 EMBED_LIMIT_S = 900.0
 REST_LIMIT_S = 600.0
 STILL_FOR_S = NOTICED_WITHIN_S
+START_S = 40.0
+"""What a start of the server takes on a machine that is busy."""
 DISK_MB = 2048
 PLACES: dict[str, type[Place]] = {"folder": FolderPlace, "archive": ArchivePlace}
 CONF = {
@@ -124,7 +126,7 @@ def play(kind: str, options: Options) -> Week:
         annotators = [Annotator(habit, place, clock, journal, options.seed) for habit in HABITS]
         try:
             _begin(place, annotators[0], conf, other / "logs" / "before.log")
-            clock.begin()
+            clock.begin(START_S)
             conf |= _in_time(clock)
             place.server = Server(place.studies, conf, other / "logs" / "server.log")
             week = _play(place, clock, journal, annotators, options, conf)
@@ -158,6 +160,7 @@ def _play(
     host.start()
     watch = Watch(place, journal, lambda: host.starts, watched := threading.Event())
     fate = Fate(place, clock, journal, host, annotators, options.seed)
+    clock.sleep_until(0)
     for thread in (watch, *annotators):
         thread.start()
     for day, deed in week_of(fate, random.Random(options.seed), faults=options.faults, disk=options.disk is not None):
