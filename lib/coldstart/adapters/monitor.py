@@ -17,6 +17,7 @@ from monailabel.utils.async_tasks.utils import tasks as monailabel_tasks
 from starlette.middleware import Middleware
 
 from coldstart.adapters.archive import ArchiveDatastore
+from coldstart.adapters.errors import AppError
 from coldstart.adapters.gate import user_of
 from coldstart.adapters.tasks import KINDS, STATES, Tasks
 from coldstart.adapters.watch import LOOK_FOR_FILES, Watch
@@ -75,7 +76,10 @@ def _checks(app: ColdStartApp, tasks: Tasks, watches: tuple[Watch, ...]) -> dict
 
     def images() -> str | None:
         if not archived:
-            studies.require_folder()
+            try:
+                studies.require_folder()
+            except AppError as error:
+                return str(error.detail)
         return next((watch.troubles[LOOK_FOR_FILES] for watch in watches if LOOK_FOR_FILES in watch.troubles), None)
 
     def watched() -> str | None:
