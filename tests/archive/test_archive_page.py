@@ -46,7 +46,9 @@ def test_series_of_an_archive_are_shown_and_open_in_ohif(
         for series in (*shots, volume):
             asked = {"id": series.series}
             record = requests.get(f"{api}/image", params=asked, timeout=60).json()
-            assert record["ohif_url"] == f"../ohif/viewer?StudyInstanceUIDs={series.study}"
+            mode = "monai-label" if series is volume else "viewer"  # OHIF labels no radiographs
+            in_study = f"StudyInstanceUIDs={series.study}&initialSeriesInstanceUID={series.series}"
+            assert record["ohif_url"] == f"../ohif/{mode}?{in_study}"
             assert record["geometry"]["unit"] == "mm"
             picture = requests.get(f"{api}/thumbnail", params=asked, timeout=60)
             with Picture.open(io.BytesIO(picture.content)) as drawn:

@@ -281,3 +281,12 @@ def test_label_downloaded_and_uploaded_is_noticed_too(hospital: Hospital, tmp_pa
     answer = requests.post(f"{hospital.server}/activelearning/random", json={}, timeout=60).json()
     assert answer["StudyInstanceUID"] != served
     assert ohif.elsewhere == []
+
+
+def test_link_of_the_map_page_opens_the_series_where_it_is_labelled(hospital: Hospital) -> None:
+    for one in hospital.series[-2:]:  # beside an MR series that comes first in its study
+        record = requests.get(f"{hospital.server}/coldstart/api/image", {"id": one.series}, timeout=60).json()
+        hospital.ohif.page.goto(f"{hospital.server}/coldstart/{record['ohif_url']}", wait_until="domcontentloaded")
+        hospital.ohif.wait_for_images()
+        assert (hospital.ohif.study, hospital.ohif.series) == (one.study, one.series)
+        assert hospital.ohif.page.locator("#monailabelServerURL").input_value() == f"{hospital.server}/"

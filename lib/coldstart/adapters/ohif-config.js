@@ -17,6 +17,16 @@
   const servedSeries = 'coldstartServedSeries';
   const isServed = { attribute: servedSeries, weight: 10, constraint: { equals: { value: true } } };
 
+  // A link may name the series too, which this mode's layout does not look at. Next Sample jumps to another one: the
+  // address forgets it.
+  const address = new URL(location.href);
+  const linked = address.searchParams.get('initialSeriesInstanceUID');
+  if (linked && address.pathname.endsWith('/monai-label')) {
+    sessionStorage.setItem(servedSeries, linked);
+    address.searchParams.delete('initialSeriesInstanceUID');
+    history.replaceState(history.state, '', address);
+  }
+
   // Of several commands of one name the one in the newest context runs: ours. The extension that owns the two is loaded
   // by the mode, so our context is made anew for each.
   // - "Export DICOM SEG" runs the first without saying where to: ours names the archive.
