@@ -4,7 +4,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -104,14 +104,16 @@ class RealmServer:
 
 
 @contextmanager
-def guarded_server(realm: RealmServer, folder: Path, **environment: str) -> Iterator[Server]:
+def guarded_server(
+    realm: RealmServer, folder: Path, *, conf: Mapping[str, str] | None = None, **environment: str
+) -> Iterator[Server]:
     """A server on a few cases that lets only the users of a realm in."""
     environment |= {
         "MONAI_LABEL_AUTH_ENABLE": "true",
         "MONAI_LABEL_AUTH_REALM_URI": realm.uri,
         "MONAI_LABEL_AUTH_CLIENT_ID": CLIENT_ID,
     }
-    server = Server(write_cases(folder), CONF, folder / "server.log")
+    server = Server(write_cases(folder), {**CONF, **(conf or {})}, folder / "server.log")
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:  # for this server alone, not for those that are started beside it
             for name, value in environment.items():

@@ -14,6 +14,7 @@ import requests
 
 from coldstart.adapters.server import Server
 from coldstart.adapters.simulation import SilentObserver, SimulatedAnnotator, connect
+from coldstart.adapters.tasks import NICENESS
 from coldstart.campaign.replay import decision_rows
 from coldstart.campaign.versions import Versions
 from coldstart.store import Store
@@ -73,6 +74,7 @@ def test_server_trains_by_itself_and_goes_on_after_a_kill(
     tasks = requests.get(f"{server.url}/train/?all=true", timeout=60).json()
     assert len(tasks) == 1, "the viewer's training is the one that runs"
     children = psutil.Process(server.pid).children(recursive=True)
+    assert {child.nice() for child in children} == {psutil.Process(server.pid).nice() + NICENESS}
     os.kill(server.pid, signal.SIGKILL)
     wait_for("the end of the children", lambda: not any(child.is_running() for child in children))
     assert trainings(folder) == []

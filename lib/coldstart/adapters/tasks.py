@@ -36,6 +36,8 @@ Ten minutes are often enough for what does not pass by itself, and soon enough w
 SERVER_PID = "COLDSTART_SERVER_PID"
 """Environment variable by which a child process knows its server."""
 LOOK_FOR_SERVER_EVERY_S = 0.5
+NICENESS = 10
+"""Of the child processes: while both want a core, the server has ten times the time of a task on it."""
 
 KINDS = ("scoring", "train")
 """MONAI Label's kinds of tasks that this app has."""
@@ -61,13 +63,19 @@ class _Tries:
 
 
 class _Processes(dict[str, "subprocess.Popen[str]"]):
-    """MONAI Label's table of running processes, which forgets how they ended; `known` does not."""
+    """MONAI Label's table of running processes, which forgets how they ended; `known` does not.
+
+    A process gets here as soon as it is started, and from then on leaves the processor to the server.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.known: dict[str, subprocess.Popen[str]] = {}
 
     def __setitem__(self, task_id: str, process: subprocess.Popen[str]) -> None:
+        with suppress(OSError):  # it has just ended, or the system is stricter
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, process.pid, own + NICENESS)  # before it has threads, which do as it does
         self.known[task_id] = process
         super().__setitem__(task_id, process)
 
