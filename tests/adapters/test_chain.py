@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import background_tasks
 from PIL import Image as Picture
 
 from coldstart.adapters.chain import QUEUED_AT, TIMES, TRIGGER, Chain
+from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.campaign import Campaign, LabelFile
+from coldstart.campaign.triggers import asked_request
 from coldstart.exceptions import ModelError
 from coldstart.settings import Settings
 
@@ -36,7 +39,8 @@ def campaign(tmp_path: Path) -> Iterator[Campaign]:
 def chain(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> Chain:
     monkeypatch.setattr(AsyncTask, "run", AsyncTask.run)  # which the chain takes the place of
     monkeypatch.setitem(background_tasks, "train", [])
-    return Chain(campaign, "attention_unet", lambda request: "max_epochs" not in request)
+    trainer = AttentionUnetTraining(campaign)
+    return Chain(campaign, "attention_unet", lambda request: "max_epochs" not in request, trainer.is_running)
 
 
 def label(campaign: Campaign, image_id: str) -> None:
@@ -104,3 +108,45 @@ def test_click_after_a_failure_tries_again_at_once(campaign: Campaign, chain: Ch
     queue("ERROR")
     assert chain.ask("ann")
     assert chain.due() != before, "which does not wait as long as what is tried again by itself"
+
+
+def test_training_that_failed_for_a_viewer_is_not_tried_again_by_itself(campaign: Campaign, chain: Chain) -> None:
+    label(campaign, "a")
+    campaign.trainings.ask(None)
+    task = queue("RUNNING", max_epochs="5", queued_at=time.time())
+    assert chain.due("The embedding was killed.") != {}, "it has not failed"
+    task["status"] = "ERROR"
+    assert chain.due("The training was killed.") == {}
+    assert campaign.trainings.status()["last_refused"] == "The training was killed."
+    assert chain.ask("ann") and chain.due("The training was killed.") != {}, "somebody asked for another one"
+
+
+def test_training_that_the_server_began_and_that_failed_is_tried_again(campaign: Campaign, chain: Chain) -> None:
+    label(campaign, "a")
+    campaign.trainings.ask("ann")
+    queue("ERROR", trigger="asked", queued_at=time.time())
+    assert chain.due("The training was killed.") != {}
+
+
+def test_training_that_another_server_does_is_not_begun_here(campaign: Campaign, chain: Chain) -> None:
+    label(campaign, "a")
+    campaign.trainings.ask("ann")
+    with FileLock(campaign.folder / "training.lock"):
+        assert chain.due() == {}
+        assert chain.reason == "somebody asked for it"
+    assert chain.due() != {}
+
+
+def test_training_that_waits_is_remembered_when_the_one_before_it_is_stopped(campaign: Campaign, chain: Chain) -> None:
+    label(campaign, "a")
+    campaign.trainings.ask(None)
+    queue("RUNNING", queued_at=time.time())
+    campaign.trainings.ask(None)
+    queue("SUBMITTED", max_epochs="7", queued_at=time.time())
+    background_tasks["train"][0]["status"] = "STOPPED"
+    campaign.trainings.note_ended("It was stopped.")
+    assert campaign.trainings.due() is None
+    chain.remember_waiting()
+    due = campaign.trainings.due()
+    assert due is not None and due.trigger == "asked"
+    assert asked_request(campaign.store)["max_epochs"] == "7"

@@ -63,6 +63,6 @@ def test_outlook_follows_labels_and_trainings(make_campaign: Any) -> None:
     found = training_outlook(campaign)
     assert (found["n_new"], found["due"], found["last"]["used"]) == (0, None, True)
     assert found["last"]["sentence"].startswith("It is used")
-    campaign.trainings.note_stopped()
+    campaign.trainings.note_ended("It was stopped.")
     last = training_outlook(campaign)["last"]
     assert (last["used"], last["sentence"]) == (False, "It was stopped.")

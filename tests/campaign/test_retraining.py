@@ -270,5 +270,5 @@ def put_clock(monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
 def test_training_that_somebody_stopped_is_not_due_again(make_campaign) -> None:
     campaign = make_campaign(retrain_every=1)
     label(campaign, "p00")
-    campaign.trainings.note_stopped()
+    campaign.trainings.note_ended("It was stopped.")
     assert campaign.trainings.due() is None

@@ -38,7 +38,7 @@ from coldstart.adapters.prelabel import Prelabels, PrelabelScoring
 from coldstart.adapters.scoring import EmbeddingScoring, EntropyScoring
 from coldstart.adapters.server import is_archive
 from coldstart.adapters.strategies import strategies
-from coldstart.adapters.tasks import SERVER_PID, Tasks, end_tasks_before, end_with_server
+from coldstart.adapters.tasks import SERVER_PID, Tasks, end_with_server
 from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.adapters.watch import LOOK_FOR_FILES, Watch
 from coldstart.campaign import BEFORE_EMBEDDING, Campaign
@@ -75,7 +75,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         )
         self._auto_update_scoring = False  # MONAI Label would queue every method; the watch queues what has work
         trainer = self._trainers[MODEL_NAME]
-        self._chain = Chain(self.campaign, MODEL_NAME, trainer.is_plain)
+        self._chain = Chain(self.campaign, MODEL_NAME, trainer.is_plain, trainer.is_running)
         self._tasks = Tasks(self.campaign, self._chain)
         self._watch = Watch({LOOK_FOR_FILES: self._datastore.sync, "search for work": self._tasks.begin})
         self._judge = Judge(self.campaign)
@@ -244,7 +244,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             # MONAI Label's endpoint calls dcmqi by this name, which fails for radiographs, frames and empty labels.
             infer_endpoint.nifti_to_dicom_seg = self._datastore.segmentation_of_result
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, end_tasks_before(self._datastore.flushing_before(signal.getsignal(number))))
+            signal.signal(number, self._tasks.end_before(self._datastore.flushing_before(signal.getsignal(number))))
         os.environ[SERVER_PID] = str(os.getpid())
         if self.campaign.settings.prelabel == 0:
             Prelabels(self._datastore).remove_all()

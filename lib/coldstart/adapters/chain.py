@@ -2,7 +2,8 @@
 
 What is due is decided from the store (`Trainings.due`, `Campaign.tasks_to_do`) at every look of the watch, so a
 link that was killed is begun again, here or in the next server. MONAI Label runs trainings one after the other, in a
-queue that a restart forgets: here one waits at most, and what waits is in the store too.
+queue that a restart forgets: here one waits at most, and what a viewer asked for is in the store too, until its
+training has ended or somebody has stopped it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Chain:
         Name of the trainer.
     is_plain : callable
         Tells whether a request asks for nothing else than what the campaign's settings say.
+    is_training : callable
+        Tells whether a training runs, of whichever server on the campaign.
 
     Attributes
     ----------
@@ -50,18 +53,32 @@ class Chain:
         Why a training was due at the last look.
     """
 
-    def __init__(self, campaign: Campaign, model: str, is_plain: Callable[[Mapping[str, Any]], bool]):
+    def __init__(
+        self,
+        campaign: Campaign,
+        model: str,
+        is_plain: Callable[[Mapping[str, Any]], bool],
+        is_training: Callable[[], bool],
+    ):
         self._campaign = campaign
         self._model = model
         self._is_plain = is_plain
+        self._is_training = is_training
         self.reason: str | None = None
         AsyncTask.run = staticmethod(self._run)
 
-    def due(self) -> dict[str, str]:
-        """Return the training that is due, as `Tasks.begin` takes it, with a fingerprint of what makes it due."""
+    def due(self, failure: str | None = None) -> dict[str, str]:
+        """Return the training that is due, as `Tasks.begin` takes it, with a fingerprint of what makes it due.
+
+        `failure` says why the last training failed. One that a viewer had asked for is not tried again by itself while
+        the server lives: whoever asked sees that it failed.
+        """
         due = self._campaign.trainings.due()
+        if failure is not None and due is not None and due.trigger == "asked" and self._has_failed_for_a_viewer():
+            self._campaign.trainings.note_ended(failure)
+            due = self._campaign.trainings.due()
         self.reason = due.sentence if due is not None else None
-        if due is None:
+        if due is None or (not self._open() and self._is_training()):  # what another server does need not be done here
             return {}
         situation = self._campaign.trainings.triggers.situation(self._campaign.settings)
         return {"train": f"{due.trigger} {situation.trained_at} {situation.asked_at} {len(situation.new_labels)}"}
@@ -106,6 +123,30 @@ class Chain:
         """Whether a training of this server runs."""
         return any(task["status"] == "RUNNING" for task in self._open())
 
+    def remember_waiting(self) -> None:
+        """Keep in the store that a training still waits, after somebody has stopped the one before it."""
+        for task in self._open()[:1]:
+            self._remember(task)
+
+    def _remember(self, task: dict[str, Any]) -> None:
+        """Keep in the store what a viewer asked for, so that the next server does it if this one is killed."""
+        try:
+            ask(self._campaign.store, None, task["request"])
+        except ColdStartError as error:
+            logger.warning("The training is forgotten if the server is killed: %s", error)
+        task["request"][QUEUED_AT] = time.time()
+
+    def _has_failed_for_a_viewer(self) -> bool:
+        """Whether the newest training has failed, and is what a viewer asked for last."""
+        asked_at = self._campaign.trainings.triggers.situation(self._campaign.settings).asked_at
+        return any(
+            task["status"] == "ERROR"
+            and TRIGGER not in task["request"]
+            and asked_at is not None
+            and asked_at <= _queued_at(task)
+            for task in tasks("train")[-1:]
+        )
+
     def _open(self) -> list[dict[str, Any]]:
         return [task for task in tasks("train") if task["status"] in OPEN]
 
@@ -122,22 +163,20 @@ class Chain:
         It joins one that the server began by itself and that learns from all that there is. Else it waits: the last
         one who asks says with which settings.
         """
-        open_ = self._open() if method == "train" and not force_sync else []
-        if not open_:
+        if method != "train" or force_sync:
             result: tuple[Any, str | None] = _run(method, request, params, force_sync, enqueue)
             return result
         asked = {**(request or {}), **(params or {})}
+        open_ = self._open()
         if len(open_) > 1:
             open_[-1]["request"].update(asked)
+            self._remember(open_[-1])
             return open_[-1], None
-        if TRIGGER in open_[0]["request"] and self._is_plain(asked) and not self._has_news(open_[0]):
+        if open_ and TRIGGER in open_[0]["request"] and self._is_plain(asked) and not self._has_news(open_[0]):
             return open_[0], None
-        try:
-            ask(self._campaign.store, None, asked)  # so that a restart does not forget it
-        except ColdStartError as error:
-            logger.warning("The training that waits is forgotten at a restart: %s", error)
-        result = _run(method, request, params, force_sync, True)
-        return result
+        task, said = _run(method, request, params, False, True)
+        self._remember(task)
+        return task, said
 
     def _has_news(self, task: Mapping[str, Any]) -> bool:
         """Whether a label was saved since a training was queued: it may not learn from that."""

@@ -96,15 +96,19 @@ class Tasks:
         self._chain = chain
         self._tries: dict[str, _Tries] = {}
         self._waiting: set[str] = set()
+        self._ending = False
         self._processes = {kind: _Processes() for kind in KINDS}
         background_processes.update(self._processes)
         async_task.stop_background_task = self._stop
 
     def begin(self) -> dict[str, Any]:
         """Queue what has something to do, is neither waiting nor running, and did not fail a moment ago."""
+        if self._ending:
+            return {}
         self._give_up_lost()
         queued: dict[str, Any] = {}
-        to_do = {str(name): found for name, found in self._campaign.tasks_to_do().items()} | self._chain.due()
+        failure = self.errors().get("train")
+        to_do = {str(name): found for name, found in self._campaign.tasks_to_do().items()} | self._chain.due(failure)
         self._tries = {name: tries for name, tries in self._tries.items() if name in to_do}  # the rest has succeeded
         for name, fingerprint in to_do.items():
             tries = self._tries.get(name)
@@ -147,6 +151,23 @@ class Tasks:
             for name, task in _newest().items()
         ]
 
+    def end_before(self, handler: Any) -> Callable[[int, FrameType | None], None]:
+        """End the running tasks, then do what `handler` does: a server ends only when the threads of its tasks do.
+
+        Nothing is begun from then on, and nothing that ends now is taken for failed: the next server begins it again.
+        """
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self._ending = True
+            for kind, executor in list(background_executors.items()):
+                executor.shutdown(wait=False, cancel_futures=True)
+                with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+                    stop_background_task(kind)
+            if callable(handler):
+                handler(number, frame)
+
+        return handle
+
     def _stop(self, kind: str) -> dict[str, Any] | None:
         """Stop the running task, in the place of MONAI Label's function of this name.
 
@@ -156,7 +177,8 @@ class Tasks:
         if task is not None and not task.get("details"):
             task["details"] = ["Stopped before it said anything."]
         if task is not None and kind == "train":
-            self._campaign.trainings.note_stopped()
+            self._campaign.trainings.note_ended("It was stopped.")
+            self._chain.remember_waiting()
         return task
 
     def _give_up_lost(self) -> None:
@@ -203,20 +225,6 @@ def _wait_for_the_end_of(server: int) -> None:
     while os.getppid() == server:
         time.sleep(LOOK_FOR_SERVER_EVERY_S)
     os._exit(1)
-
-
-def end_tasks_before(handler: Any) -> Callable[[int, FrameType | None], None]:
-    """End the running tasks, then do what `handler` does: a server ends only when the threads of its tasks do."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        for kind, executor in list(background_executors.items()):
-            executor.shutdown(wait=False, cancel_futures=True)
-            with suppress(psutil.NoSuchProcess):  # it has just ended by itself
-                stop_background_task(kind)
-        if callable(handler):
-            handler(number, frame)
-
-    return handle
 
 
 def _newest() -> dict[str, dict[str, Any]]:

@@ -102,7 +102,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
 
     def running_stats(self) -> dict[str, Any] | None:
         """Stats of the training that runs, once it has ended an epoch."""
-        return read_stats(self._running_path) if self._running_path.is_file() and self._is_running() else None
+        return read_stats(self._running_path) if self._running_path.is_file() and self.is_running() else None
 
     def _judged_before(self, version: str) -> dict[str, Any]:
         """What the stats say of a model that came back, or came from elsewhere."""
@@ -111,7 +111,8 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         except InvalidInputError:
             return {}
 
-    def _is_running(self) -> bool:
+    def is_running(self) -> bool:
+        """Tell whether a training runs, of whichever server on the campaign."""
         try:
             with FileLock(self._lock_path, timeout=0):
                 return False

@@ -117,12 +117,12 @@ class Trainings:
             learned = {image_id: signature for image_id, signature, _ in labels_to_learn_from(session)}
         return {"began_at": time.time(), "learned": learned, "trigger": trigger}
 
-    def note_stopped(self) -> None:
-        """Note that somebody stopped a training: it does not begin again before there is a new reason."""
+    def note_ended(self, reason: str) -> None:
+        """Note that a training was stopped, or failed: it does not begin again before there is a new reason."""
         try:
-            learning.record_refused(self._store, self._begin_attempt(None), "It was stopped.")
+            learning.record_refused(self._store, self._begin_attempt(None), reason)
         except StoreError as error:
-            logger.warning("The training that was stopped may begin again by itself: %s", error)
+            logger.warning("The training that has ended may begin again by itself: %s", error)
 
     def check_waiting(self) -> int:
         """Check the models whose training was killed before it could; return how many there were."""
