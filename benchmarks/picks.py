@@ -24,7 +24,8 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
-from coldstart.experiments.datasets import read_dataset, read_groups, split
+from coldstart.experiments.bench import read_images
+from coldstart.experiments.datasets import split
 from coldstart.experiments.features import embed_dataset, project_pool
 from coldstart.experiments.protocol_files import load_protocol
 from coldstart.segmentation.samples import read_sample
@@ -52,15 +53,9 @@ def main() -> None:
     parser.add_argument("--group-by")
     parser.add_argument("--seeds", default=",".join(map(str, range(43, 54))))
     arguments = parser.parse_args()
-    protocol = load_protocol(arguments.protocol)
-    groups = read_groups(arguments.manifest, arguments.group_by) if arguments.manifest else None
-    dataset = read_dataset(
-        protocol.dataset or protocol.name,
-        arguments.images,
-        arguments.labels,
-        structures=protocol.structures,
-        groups=groups,
-    )
+    named = {key: getattr(arguments, key) for key in ("images", "labels", "manifest", "group_by")}
+    protocol = load_protocol(arguments.protocol, {key: value for key, value in named.items() if value is not None})
+    dataset = read_images(protocol)
     areas = np.array([np.count_nonzero(read_sample(one)[1]) for one in dataset.samples])
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     found: dict[tuple[int, str], list[dict[str, float]]] = {}

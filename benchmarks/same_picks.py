@@ -13,7 +13,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from coldstart.experiments.datasets import read_dataset, read_groups, split
+from coldstart.experiments.bench import read_images
+from coldstart.experiments.datasets import split
 from coldstart.experiments.protocol_files import load_protocol
 from coldstart.experiments.rows import read_rows
 from coldstart.experiments.runs import training_config
@@ -37,15 +38,9 @@ def main() -> None:
     found = [row for row in read_rows(arguments.rows) if (row.cell.seed, row.cell.budget, row.cell.arm) == wanted]
     if not found:
         parser.error(f"{arguments.rows} has no row of seed {wanted[0]}, budget {wanted[1]} and arm '{wanted[2]}'.")
-    protocol = load_protocol(arguments.protocol)
-    groups = read_groups(arguments.manifest, arguments.group_by) if arguments.manifest else None
-    dataset = read_dataset(
-        protocol.dataset or protocol.name,
-        arguments.images,
-        arguments.labels,
-        structures=protocol.structures,
-        groups=groups,
-    )
+    named = {key: getattr(arguments, key) for key in ("images", "labels", "manifest", "group_by")}
+    protocol = load_protocol(arguments.protocol, {key: value for key, value in named.items() if value is not None})
+    dataset = read_images(protocol)
     test = [dataset.samples[row] for row in split(dataset, arguments.seed, protocol.test_fraction).test]
     samples = [sample for sample in dataset.samples if sample.image_id in found[0].picks]
     config = training_config(protocol, dataset, arguments.seed, "auto")

@@ -106,7 +106,7 @@ def run_benchmark(
 
 def _prepare(protocol: Protocol, folder: Path, device: str, watcher: Watcher) -> tuple[Bench, list[Job]]:
     with watcher.waiting("images and labels are read") as progress:
-        dataset = _read(protocol, progress)
+        dataset = read_images(protocol, progress)
     if protocol.spatial_size is None:
         size = choose_grid(dataset.median_shape, protocol.largest_side)
         protocol = protocol.model_copy(update={"spatial_size": size})
@@ -153,7 +153,14 @@ def _limits(protocol: Protocol, dataset: Dataset) -> list[str]:
     ]
 
 
-def _read(protocol: Protocol, progress: Callable[[int, int], None]) -> Dataset:
+def read_images(protocol: Protocol, progress: Callable[[int, int], None] | None = None) -> Dataset:
+    """Read the images and labels that a protocol names.
+
+    Raises
+    ------
+    InvalidInputError
+        If it names none, they are not there, or none can be used.
+    """
     if protocol.images is None or protocol.labels is None:
         raise InvalidInputError(
             f"The protocol {protocol.name} does not say where its images and labels are. Name their folders with "
