@@ -49,7 +49,12 @@ def test_map_and_what_was_placed_on_it_come_out_the_same(make_new, pictures, tmp
     campaign.sync({**files, "p03": other}, {})  # new images, and one of those that made the map replaced
     campaign.embed()
     clicks(campaign, 2)
-    assert replayed(campaign) == {"map": 1, "placed": 1, "plan": 1, "click": 4}
+    late = list(files)[21]
+    another = case.draw_image(tmp_path / "another.png", 8, seed=71)
+    campaign.sync({**files, "p03": other, late: another}, {})  # and one that was placed on it
+    campaign.embed()
+    clicks(campaign, 2)
+    assert replayed(campaign) == {"map": 1, "placed": 2, "plan": 1, "click": 6}
 
 
 def test_every_other_method_plans_the_same(campaign):

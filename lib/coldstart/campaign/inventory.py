@@ -107,8 +107,9 @@ def sync_images(
                 session.add(image)
             signature, path_now, image.present, image.held_out = wanted[image_id]
             if image.signature != signature:
-                if image.fitted and image.map_id is not None and image.vector is not None and image.point is not None:
-                    session.add(FormerPoint(map_id=image.map_id, vector=image.vector, point=image.point))
+                if image.map_id is not None and image.vector is not None and image.point is not None:
+                    former = {"map_id": image.map_id, "vector": image.vector, "point": image.point}
+                    session.add(FormerPoint(**former, fitted=image.fitted))
                 image.forget_content()
             image.signature, image.path = signature, path_now
     return True

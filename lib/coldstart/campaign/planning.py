@@ -96,7 +96,8 @@ def _place_missing(store: Store, settings: Settings, current: ImageMap, rows: Se
     missing = [row for row in rows if row.map_id != current.id]
     if missing:
         with store.reading() as session:
-            former = session.scalars(select(FormerPoint).where(FormerPoint.map_id == current.id)).all()
+            of_map = select(FormerPoint).where(FormerPoint.map_id == current.id, FormerPoint.fitted)
+            former = session.scalars(of_map).all()
         basis: list[Image | FormerPoint] = [*fitted, *former]
         points = place(_vectors(missing), _vectors(basis), _points(basis), settings.projection)
     with store.writing() as session:

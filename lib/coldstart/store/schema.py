@@ -132,7 +132,10 @@ class ImageMap(Base):
 
 
 class FormerPoint(Base):
-    """Vector and point of an image that made a map and was replaced since: new images are still placed by it."""
+    """Vector and point of an image that was on a map and was replaced since.
+
+    By those that made the map (`fitted`) new images are still placed; the others are kept for what is decided again.
+    """
 
     __tablename__ = "former_points"
 
@@ -140,6 +143,7 @@ class FormerPoint(Base):
     map_id: Mapped[int] = mapped_column(ForeignKey("maps.id"))
     vector: Mapped[bytes]
     point: Mapped[bytes]
+    fitted: Mapped[bool] = mapped_column(default=True)
 
 
 class Plan(Base):
