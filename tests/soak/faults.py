@@ -48,6 +48,11 @@ class Host:
             raise RuntimeError("the place has no server")
         return self._place.server
 
+    @property
+    def log(self) -> Path:
+        """What the server that runs, and its tasks, have said."""
+        return Path(self._server.log)
+
     def start(self) -> None:
         """Start it at the address that it had."""
         self.starts += 1
@@ -114,9 +119,11 @@ class Fate:
                 asked = True
             if self._clock.over.wait(0.1):
                 return
-        while worker.is_running() and not self._has_epochs():
+        seen = self._host.log.stat().st_size
+        while _lives(worker) and b"Epoch " not in self._host.log.read_bytes()[seen:]:
             time.sleep(0.05)
-        if not worker.is_running():
+        time.sleep(self._rng.uniform(0, 0.5))
+        if not _lives(worker):
             return self.kill_in_mid_training()
         self._host.kill("in the middle of a training")
 
@@ -176,13 +183,6 @@ class Fate:
         except psutil.Error:
             pass
         return None
-
-    def _has_epochs(self) -> bool:
-        try:
-            stats = requests.get(f"{self._place.url}/info/", timeout=30).json()["train_stats"][MODEL]
-        except (requests.RequestException, ValueError, KeyError):
-            return False
-        return "epoch" in stats and "total_time" not in stats
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -54,7 +54,7 @@ CONF = {
     "spatial_size": "32,32",
     "encoder": "descriptor",
     "budget": "20",
-    "epochs": "1",
+    "epochs": "4",
     "batch_size": "16",
     "retrain_every": "40",
     "keep_models": "3",
