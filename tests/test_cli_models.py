@@ -99,6 +99,12 @@ def test_models_are_listed_compared_and_put_back(trained: tuple[Path, list[str]]
     assert compared["settings"] == {"random_state": [0, 5]}
     assert compared["heldout"]["gain"] == pytest.approx(lines[second]["heldout_dice"] - lines[first]["heldout_dice"])
 
+    for line in lines.values():  # there is but one held-out image, and its size is the network's
+        assert line["validation_images"] == 1
+        assert line["validation"] == {"1": pytest.approx(line["heldout_dice"])}
+    code, out, _ = run("compare", studies, first, second)
+    assert code == 0 and "Dice in its training" in out
+
     code, out, _ = run("rollback", studies)
     assert code == 0 and f"{first} is in use, instead of {second}, until the next training" in out
     state = studies / "coldstart"

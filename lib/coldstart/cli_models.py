@@ -138,6 +138,8 @@ def _show_comparison(found: Document) -> None:
         table.add_row(
             f"Dice on {heldout['n']} held-out images", *(f"{heldout[name]:.3f}" for name in ("first", "second"))
         )
+    if any(line["validation"] for line in found["models"]):
+        table.add_row("Dice in its training", *(_course(line) for line in found["models"]))
     table.add_row("in use", *("yes" if line["in_use"] else "no" for line in found["models"]))
     console.print(table)
     for title, name in (("first", "only_in_first"), ("second", "only_in_second")):
@@ -148,6 +150,15 @@ def _show_comparison(found: Document) -> None:
     if heldout["gain"] is not None:
         interval = "" if heldout["low"] is None else f" (95 % interval {heldout['low']:+.3f} to {heldout['high']:+.3f})"
         console.print(f"The second has {heldout['gain']:+.3f} Dice{interval}.", soft_wrap=True, markup=False)
+
+
+def _course(line: dict[str, Any]) -> str:
+    """How a training went, such as "epoch 12: 0.412, 24: 0.530 (8 images)"."""
+    if not line["validation"]:
+        return ""
+    n = line["validation_images"]
+    told = ", ".join(f"{epoch}: {dice:.3f}" for epoch, dice in line["validation"].items())
+    return f"epoch {told} ({n} image{'s' if n > 1 else ''})"
 
 
 def _rollback(opened: OpenedCampaign, version: str | None) -> Document:

@@ -14,7 +14,7 @@ from campaign_case import HELD_OUT, N_POOL, click, label, rows
 from coldstart.campaign import Campaign, learning
 from coldstart.exceptions import ModelError
 from coldstart.images import read_image
-from coldstart.segmentation import load_model, predict_probabilities
+from coldstart.segmentation import card, load_model, predict_probabilities
 from coldstart.selection import image_entropy
 from coldstart.store import Image, Model, Scoring
 
@@ -191,3 +191,35 @@ def test_settings_of_a_request_do_not_need_the_files_of_the_start(trained, tmp_p
     gone.unlink()
     assert settings.override({"alpha": "0.5"}).alpha == 0.5
     assert settings.override({}).heldout == gone
+
+
+@pytest.mark.parametrize("when_taken", ["wait", "cpu"])
+def test_training_yields_a_card_that_is_taken_and_learns_from_what_is_labelled_meanwhile(
+    trained, monkeypatch, when_taken
+):
+    """Without a GPU: what is read of the card is made up, and a CPU takes its place."""
+    looks = iter([0] * 4)
+    monkeypatch.setattr(card, "read_card", lambda device: card.CardMemory(next(looks, 1 << 40), 1 << 40))
+    monkeypatch.setattr(card, "LOOK_EVERY_S", 0.01)
+    said = []
+
+    def on_wait(sentence):
+        if not said:
+            label(trained, "p04")
+        said.append(sentence)
+
+    settings = trained.settings.override({"epochs": 1, "when_gpu_is_taken": when_taken})
+    model, evaluation = trained.trainings.train(settings, lambda _: None, on_wait=on_wait)
+    assert evaluation is not None
+    if when_taken == "wait":
+        assert "which other programs hold: it waits" in said[0] and said[1:] == [None]
+        assert model.metadata["training_images"] == [*LABELLED, "p04"]
+    else:
+        assert said == [] and model.metadata["training_images"] == list(LABELLED)
+
+
+def test_validation_is_of_held_out_images_and_part_of_the_record(trained):
+    validation = details(trained)["validation"]
+    assert sorted(validation["images"]) == ["h0", "h1"] and list(validation["dice"]) == ["1", "2"]
+    version = details(trained)["version"]
+    assert trained.publisher.versions.read(version)["validation"] == validation

@@ -111,8 +111,11 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
     def info(self) -> dict[str, Any]:
         """What MONAI Label says of an app and, under `coldstart`, the campaign in numbers."""
         info: dict[str, Any] = super().info()
+        status = self.campaign.status()
+        for name, said in info["scoring"].items():
+            said["stats"] = status["progress"].get(name, {})
         info["coldstart"] = {
-            **self.campaign.status(),
+            **status,
             "tasks": self._tasks.states(),
             "task_errors": self._tasks.errors(),
             "left_out": self._datastore.left_out(),

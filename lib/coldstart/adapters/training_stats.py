@@ -9,7 +9,6 @@ held-out images.
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coldstart.campaign.progress import duration
 from coldstart.segmentation import EpochReport
 
 OF_THE_MODEL = ("best_metric", "heldout", "model_version")
@@ -109,8 +109,3 @@ def write_stats(path: Path, stats: Mapping[str, Any]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         logger.warning("The training goes on, but its stats could not be written to %s: %s", path, error)
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as MONAI Label writes them."""
-    return str(datetime.timedelta(seconds=int(seconds)))

@@ -14,7 +14,8 @@ def model_lines(campaign: Campaign) -> list[dict[str, Any]]:
     """Return the kept models, the oldest first, in plain JSON types.
 
     `heldout_dice` is each model's on the held-out images that had labels when it was trained; `prequential_dice` the
-    mean over the labels that were saved while it was in use.
+    mean over the labels that were saved while it was in use. `validation` is how its training went: the Dice on
+    `validation_images` held-out images by epoch.
     """
     rounds = {one.model_version: one for one in learning_curve(campaign.store).rounds}
     in_use, versions = campaign.publisher.in_use(), campaign.publisher.versions
@@ -22,7 +23,7 @@ def model_lines(campaign: Campaign) -> list[dict[str, Any]]:
     lines = []
     for record in versions.records():
         version, heldout = str(record["version"]), record.get("heldout")
-        judged = rounds.get(version)
+        judged, validation = rounds.get(version), record.get("validation") or {}
         lines.append(
             {
                 "version": version,
@@ -37,6 +38,8 @@ def model_lines(campaign: Campaign) -> list[dict[str, Any]]:
                 "training_s": record.get("training_s"),
                 "heldout_dice": heldout["dice"] if heldout else None,
                 "heldout_images": len(heldout["images"]) if heldout else 0,
+                "validation": dict(validation.get("dice", {})),
+                "validation_images": len(validation.get("images", ())),
                 "prequential_dice": judged.mean if judged is not None else None,
                 "prequential_labels": judged.n if judged is not None else 0,
                 "sentence": record.get("refused") or (record.get("comparison") or {}).get("sentence"),
@@ -49,6 +52,8 @@ def model_lines(campaign: Campaign) -> list[dict[str, Any]]:
 def side_by_side(campaign: Campaign, first: str, second: str) -> dict[str, Any]:
     """Compare two kept models by what is known of them: no image is segmented.
 
+    An image whose label was changed between the two trainings is left out.
+
     Raises
     ------
     InvalidInputError
@@ -57,7 +62,7 @@ def side_by_side(campaign: Campaign, first: str, second: str) -> dict[str, Any]:
     one, other = (campaign.publisher.versions.read(version) for version in (first, second))
     images = [frozenset(record.get("training_images") or ()) for record in (one, other)]
     configs = _config(one), _config(other)
-    dice = [_dice(record) for record in (one, other)]
+    dice = _dice(one, other), _dice(other, one)
     found = compare(first, *dice, basis="heldout", n_learned=0, margin=campaign.settings.publish_margin)
     lines = {line["version"]: line for line in model_lines(campaign)}
     return {
@@ -94,6 +99,11 @@ def _config(record: Mapping[str, Any]) -> dict[str, Any]:
     return dict(record.get("config") or {})
 
 
-def _dice(record: Mapping[str, Any]) -> dict[str, float]:
+def _dice(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
+    """Dice by held-out image of one model; without those whose label was another one when the other was judged."""
     heldout = record.get("heldout")
-    return {image["image_id"]: image["dice"] for image in heldout["images"]} if heldout else {}
+    if not heldout:
+        return {}
+    labels, others = (one.get("heldout_labels") or {} for one in (record, other))
+    changed = {image_id for image_id in labels.keys() & others.keys() if labels[image_id] != others[image_id]}
+    return {image["image_id"]: image["dice"] for image in heldout["images"] if image["image_id"] not in changed}
