@@ -25,8 +25,7 @@ def test_no_trigger_is_no_word() -> None:
 @pytest.mark.parametrize(
     ("options", "values", "expected"),
     [
-        ({"retrain_at_budget": True}, {}, "when the 6 images of the first batch are labelled (4 are)"),
-        ({"retrain_at_budget": True}, {"n_labelled": 1}, "when the 6 images of the first batch are labelled (1 is)"),
+        ({"retrain_at_budget": True}, {}, "when the first batch is labelled (4 of 6)"),
         ({"retrain_every": 5}, {"new_labels": [1.0, 2.0]}, "after 3 more new labels"),
         ({"retrain_every": 3}, {"new_labels": [1.0, 2.0]}, "after 1 more new label"),
         ({"retrain_at": ("02:00",)}, {"new_labels": [1.0]}, "at 02:00"),

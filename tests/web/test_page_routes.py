@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import re
 import shutil
 import threading
 import time
@@ -25,6 +26,7 @@ from PIL import Image as Picture
 from pydantic import TypeAdapter
 from sqlalchemy import select, update
 
+from coldstart import web
 from coldstart.adapters.inference import AttentionUnetInference
 from coldstart.adapters.server import free_port
 from coldstart.campaign import Campaign, LabelFile
@@ -62,6 +64,7 @@ class Site:
         self.may_fetch = threading.Event()
         self.may_fetch.set()
         self.fetching: list[str] = []
+        self.asked: list[str | None] = []
         self.tasks: list[dict[str, Any]] = []
         self.url = ""
 
@@ -69,6 +72,10 @@ class Site:
         self.fetching.append(image_id)
         self.may_fetch.wait(60)
         return self.files[image_id]
+
+    def ask(self, who: str | None) -> bool:
+        self.asked.append(who)
+        return True
 
     def sync(self) -> None:
         self.campaign.sync(self.files, {})
@@ -180,7 +187,7 @@ def serve(site: Site) -> Callable[[], None]:
         viewer=lambda request: Viewer(None, True, True),
         tasks=lambda: site.tasks,
         training=lambda: {"state": "idle", "on_its_way": False, "problem": None},
-        ask_for_training=lambda who: True,
+        ask_for_training=site.ask,
         fetch=site.fetch,
         model=AttentionUnetInference(site.campaign).model,
         link=lambda image_id: None,
@@ -455,6 +462,7 @@ def test_campaign_tells_numbers_people_and_what_is_set_aside(site: Site) -> None
         name: status[name] for name in ("images", "held_out", "budget", "planned", "n_clusters", "encoder")
     }
     assert found["n_set_aside"] == 1 and found["set_aside"][0]["image_id"] == BROKEN
+    assert found["set_aside"][0]["reason"].startswith(f"Image {BROKEN}.png cannot be used")
     assert set(found["silhouettes"]) == {"2", "3", "4", "5", "6"}
     image_ids = [site.click("ann"), site.click("bob"), site.click(None)]
     shown = site.campaign_answer()["served_now"]
@@ -468,6 +476,9 @@ def test_campaign_tells_numbers_people_and_what_is_set_aside(site: Site) -> None
     assert [(one["name"], one["labels"]) for one in found["annotators"]] == [("bob", 2), ("ann", 1)]
     assert sum(day["labels"] for day in found["days"]) == 3
     assert len(found["label_problems"]) == 1
+    site.label(HELD_OUT[0], None)
+    assert site.campaign_answer()["annotators"] == found["annotators"], "a held-out label is nobody's work"
+    assert str(site.folder) not in json.dumps([site.campaign_answer(), site.table(), site.record("p04")])
     assert found["curve"]["prequential"] == [] and found["curve"]["verdict"]["helping"] is None
 
 
@@ -514,6 +525,9 @@ def test_record_of_an_image_tells_its_story(site: Site) -> None:
     broken = site.record(BROKEN)
     assert broken["state"] == "set_aside" and "cannot be used" in broken["problem"]
     assert broken["has_prediction"] is False
+    draw(site.files[image_id], 99)
+    site.sync()
+    assert site.record(image_id)["file_version"] != found["file_version"], "its pictures are asked for anew"
 
 
 def test_an_image_that_cannot_be_read_is_a_sentence(site: Site) -> None:
@@ -607,6 +621,28 @@ def test_values_that_are_used_are_the_campaigns(site: Site) -> None:
     assert site.campaign_answer()["alpha"] == 0.8
 
 
+def test_training_is_asked_for_and_a_kept_model_is_put_back(site: Site) -> None:
+    def post(path: str, **body: Any) -> requests.Response:
+        return requests.post(f"{site.url}/coldstart/api/{path}", json=body, timeout=60)
+
+    found = site.campaign_answer()
+    assert found["models"] == [] and found["training"]["hindrance"] and found["training"]["last"] is None
+    assert post("train").json() == {"asked": True} and site.asked == [None]
+    site.label("p00")
+    for seed in (0, 1):
+        site.campaign.trainings.train(site.campaign.settings.override({"random_state": seed}), lambda _: None)
+    first, second = site.campaign_answer()["models"]
+    assert (first["in_use"], second["in_use"]) == (False, True)
+    before = site.state()["revision"]
+    assert post("model", version=first["version"]).json() == {"in_use": first["version"]}
+    assert site.campaign_answer()["model_version"] == first["version"] and site.state()["revision"] != before
+    assert [one["in_use"] for one in site.campaign_answer()["models"]] == [True, False]
+    for wrong in (first["version"], "nobody", "../attention_unet", ""):
+        refused = post("model", version=wrong)
+        assert refused.status_code == 400 and "`version` must be" in refused.json()["detail"]
+    assert post("model").status_code == post("model", version=1).status_code == 422
+
+
 def test_images_set_aside_are_tried_again(site: Site) -> None:
     url = f"{site.url}/coldstart/api/retry"
     assert requests.post(url, json={"image_ids": ["p00"]}, timeout=60).json() == {"tried": 0}
@@ -629,6 +665,23 @@ def test_page_and_its_files(site: Site) -> None:
     assert int(plotly.headers["Content-Length"]) < len(plotly.content) / 2
     again = requests.get(plotly.url, headers={"If-None-Match": plotly.headers["ETag"]}, timeout=60)
     assert again.status_code == 304
+
+
+def test_files_of_the_page_are_kept_until_another_version(site: Site) -> None:
+    page = requests.get(f"{site.url}/coldstart/", timeout=60)
+    assert page.headers["Cache-Control"] == "no-cache"
+    names = re.findall(r'(?:src|href)="(static/[^"]*)"', page.text)
+    assert len(names) > 15 and len({name.split("/")[1] for name in names}) == 1
+    own = {path.name for path in (Path(web.__file__).parent / "static").glob("*.js")}
+    assert {name.split("/")[-1] for name in names} >= own, "each script is asked for at once"
+    for name in names:
+        kept = requests.get(f"{site.url}/coldstart/{name}", timeout=60)
+        assert kept.status_code == 200 and "immutable" in kept.headers["Cache-Control"], name
+    version = names[0].split("/")[1]
+    plain = requests.get(f"{site.url}/coldstart/static/main.js", timeout=60)
+    assert plain.status_code == 200 and plain.headers["Cache-Control"] == "no-cache"
+    for name in (f"static/{version}/routes.py", f"static/{version}x/main.js", f"static/{version}/{version}/main.js"):
+        assert requests.get(f"{site.url}/coldstart/{name}", timeout=60).status_code == 404
 
 
 def test_no_other_file_is_served(site: Site) -> None:

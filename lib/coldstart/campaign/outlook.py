@@ -60,10 +60,7 @@ def triggers_in_words(situation: Situation, settings: Settings) -> list[str]:
     """Say what makes the server train by itself, as the end of a sentence that begins with 'A training begins'."""
     n_new, words = len(situation.new_labels), []
     if settings.retrain_at_budget and not situation.has_model:
-        n, labelled = situation.n_planned, situation.n_labelled
-        words.append(
-            f"when the {n} images of the first batch are labelled ({labelled} {'is' if labelled == 1 else 'are'})"
-        )
+        words.append(f"when the first batch is labelled ({situation.n_labelled} of {situation.n_planned})")
     if settings.retrain_every:
         left = max(0, settings.retrain_every - n_new)
         words.append(f"after {left} more new label{'' if left == 1 else 's'}")

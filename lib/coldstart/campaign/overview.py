@@ -84,9 +84,10 @@ def _phase(status: dict[str, Any]) -> tuple[str, str]:
         return "done", f"All {images} images are labelled."
     if status["planned"] is None:
         return "before_embedding", "The images are being embedded; until then, Next Sample draws at random."
-    if labelled < min(budget, status["planned"]):
-        left = min(budget, status["planned"]) - labelled
-        return "cold_start", f"Cold start: {left} of the {budget} planned images {_are(left)} still to be labelled."
+    planned = min(budget, status["planned"])
+    if labelled < planned:
+        left = planned - labelled
+        return "cold_start", f"Cold start: {left} of the {planned} planned images {_are(left)} still to be labelled."
     if status["scored_model_version"] is not None:
         return "active", (
             f"Active learning with model {status['scored_model_version']}: uncertain images, far from those labelled."

@@ -28,7 +28,7 @@ from coldstart.web.answers import answer_bytes, answer_json
 from coldstart.web.headers import file_geometry
 from coldstart.web.page import Page
 from coldstart.web.pictures import Pictures, Wish
-from coldstart.web.static_files import START_PAGE, StaticFiles
+from coldstart.web.static_files import StaticFile, StaticFiles
 from coldstart.web.table import Table
 
 PATH = "/coldstart"
@@ -39,6 +39,8 @@ POLICY = (
 )
 """What a browser loads for the page: nothing from another host. Plotly makes functions for its shaders."""
 OPEN_FILES = "no-cache"
+FOR_EVER = "public, max-age=31536000, immutable"
+"""Of a file whose address names its version. Browsers keep the compiled script of such a file, too."""
 PICTURE_KEPT = "private, max-age=60"
 """A picture looked at again within a minute is not asked for again."""
 N_DRAWN_AT_ONCE = 2
@@ -68,18 +70,9 @@ def _files() -> APIRouter:
 
     files.warm_up()
 
-    def answer(request: Request, name: str) -> Response:
-        file = files.get(name)
-        if file is None:
-            raise HTTPException(404, f"The map page has no file {ascii(name)[:80]}. Start at {PATH}/.")
-        headers = {"Content-Security-Policy": POLICY} if name == START_PAGE else {}
-        return answer_bytes(
-            *(request, file.content, file.media_type),
-            packed=file.packed,
-            tag=file.version,
-            cache=OPEN_FILES,
-            headers=headers,
-        )
+    def answer(request: Request, file: StaticFile, cache: str = OPEN_FILES, **headers: str) -> Response:
+        content, packed, kind, tag = file
+        return answer_bytes(request, content, kind, packed=packed, tag=tag, cache=cache, headers=headers)
 
     @router.get("")
     def without_slash() -> Response:
@@ -87,11 +80,16 @@ def _files() -> APIRouter:
 
     @router.api_route("/", methods=["GET", "HEAD"])
     def start_page(request: Request) -> Response:
-        return answer(request, START_PAGE)
+        return answer(request, files.start_page(), **{"Content-Security-Policy": POLICY})
 
     @router.api_route("/static/{name:path}", methods=["GET", "HEAD"])
     def file(request: Request, name: str) -> Response:
-        return answer(request, name)
+        version, _, rest = name.partition("/")
+        kept = version == files.version()
+        found = files.get(rest if kept else name)
+        if found is None:
+            raise HTTPException(404, f"The map page has no file {ascii(name)[:80]}. Start at {PATH}/.")
+        return answer(request, found, FOR_EVER if kept else OPEN_FILES)
 
     return router
 

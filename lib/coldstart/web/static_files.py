@@ -33,10 +33,24 @@ class StaticFiles:
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._kept: dict[str, tuple[tuple[int, int], StaticFile]] = {}
+        self._page: tuple[str, StaticFile] | None = None
 
     def warm_up(self) -> None:
         """Pack the one large file in a thread, before somebody waits for it."""
         threading.Thread(target=self.get, args=(PLOTLY,), name="coldstart-pack", daemon=True).start()
+
+    def version(self) -> str:
+        """What tells these files from those of another version of the app."""
+        own = "".join(f"{name}{file.version}" for name in sorted(_own()) if (file := self.get(name)) is not None)
+        return hashlib.blake2b(f"{own}{plotly.__version__}".encode(), digest_size=8).hexdigest()
+
+    def start_page(self) -> StaticFile:
+        """The page, which asks for its files under their version: a browser that has them asks for none again."""
+        version = self.version()
+        if self._page is None or self._page[0] != version:
+            text = _own()[START_PAGE].read_text(encoding="utf-8").replace('"static/', f'"static/{version}/')
+            self._page = version, _pack(text.encode(), "text/html")
+        return self._page[1]
 
     def get(self, name: str) -> StaticFile | None:
         """The file of a name; None where there is none."""
@@ -52,10 +66,13 @@ class StaticFiles:
             return kept[1]
 
 
+def _own() -> dict[str, Path]:
+    return {path.relative_to(FOLDER).as_posix(): path for path in FOLDER.rglob("*") if path.is_file()}
+
+
 def _paths() -> dict[str, Path]:
     """Every file that may be asked for: a name that is none of them reaches no file system."""
-    own = {path.relative_to(FOLDER).as_posix(): path for path in FOLDER.rglob("*") if path.is_file()}
-    return {**own, PLOTLY: _PLOTLY_FILE}
+    return {**_own(), PLOTLY: _PLOTLY_FILE}
 
 
 def _read(path: Path) -> StaticFile:
@@ -63,6 +80,9 @@ def _read(path: Path) -> StaticFile:
     media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     if path.suffix == ".js":  # a machine's own table may say something that no browser runs
         media_type = "text/javascript"
-    return StaticFile(
-        content, gzip.compress(content, LEVEL), media_type, hashlib.blake2b(content, digest_size=8).hexdigest()
-    )
+    return _pack(content, media_type)
+
+
+def _pack(content: bytes, media_type: str) -> StaticFile:
+    version = hashlib.blake2b(content, digest_size=8).hexdigest()
+    return StaticFile(content, gzip.compress(content, LEVEL), media_type, version)

@@ -1,6 +1,6 @@
 // Talks to the server that the page came from, and to nobody else.
 
-const HERE = new URL("../", import.meta.url);
+const HERE = new URL("../../", import.meta.url);
 const TOKEN = "coldstart-token";
 const PICTURES_KEPT = 300;
 

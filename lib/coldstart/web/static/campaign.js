@@ -20,8 +20,9 @@ const PHASES = {
 export function drawHeader() {
   const { campaign } = known;
   if (!campaign) return;
-  const { labelled, budget, images, phase, user } = campaign,
-    goal = phase === "cold_start" || labelled < budget ? budget : images;
+  const { labelled, images, phase, user } = campaign,
+    batch = Math.min(campaign.budget, images),
+    goal = phase === "cold_start" || labelled < batch ? batch : images;
   document.title = `${labelled} of ${goal} labelled · Campaign map`;
   fill(
     $("progress"),
@@ -30,7 +31,7 @@ export function drawHeader() {
       "span",
       {},
       h("b", {}, `${labelled.toLocaleString()} of ${goal.toLocaleString()}`),
-      goal === budget ? " of the first batch labelled" : " images labelled",
+      goal === batch && goal < images ? " of the first batch labelled" : " images labelled",
     ),
     h("span", { class: "chip" }, term(PHASES[phase] ?? spaced(phase), campaign.phase_sentence)),
   );

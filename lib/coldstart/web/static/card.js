@@ -4,7 +4,7 @@ import { picture } from "./api.js";
 import { $, fill, h, number } from "./dom.js";
 import { stage, toPixels, xs, ys } from "./map.js";
 import { phaseWord, STATES } from "./marks.js";
-import { known } from "./state.js";
+import { fileVersion, known } from "./state.js";
 
 const CARD_AFTER_MS = 60;
 
@@ -20,7 +20,7 @@ export function showCard(row) {
   cardTimer = setTimeout(() => {
     const image_id = known.map.image_id[row],
       photo = h("img", { alt: "", width: 176, height: 176 });
-    picture("thumbnail", { id: image_id, size: 192 }).then(
+    picture("thumbnail", { id: image_id, size: 192, version: fileVersion(image_id) }).then(
       address => {
         photo.src = address;
       },

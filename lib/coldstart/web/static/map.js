@@ -3,12 +3,14 @@
 import { $, h } from "./dom.js";
 import { colourOf, MEDOID, STATES, theme } from "./marks.js";
 import { drawNotice } from "./notice.js";
+import { sketch } from "./sketch.js";
 import { known, show, shown } from "./state.js";
 
 /** So many points SVG draws sooner, and moves as well. WebGL has to begin first, which takes long without a graphics
  * card. */
 const FEW = 2500;
 const FEWEST_COLUMNS = 24;
+const SKETCH_WITHIN_MS = 400;
 const ZOOM_STEP = 1.5;
 const MARGIN = 0.06;
 
@@ -33,14 +35,22 @@ export let isDrawn = false;
 let home = [-1, 1, -1, 1];
 let hasWebGl = null;
 
-export const plotly = new Promise((resolve, reject) => {
-  const script = h("script", {
-    src: new URL("plotly.min.js", import.meta.url).href,
-    load: () => resolve(window.Plotly),
-    error: reject,
-  });
-  document.head.append(script);
-});
+/** Begins to run Plotly: once the sketch of the map is on the screen, which would have to wait for it, or soon. */
+let begin;
+export const plotly = new Promise(resolve => {
+  begin = resolve;
+  setTimeout(resolve, SKETCH_WITHIN_MS);
+}).then(
+  () =>
+    new Promise((resolve, reject) => {
+      const script = h("script", {
+        src: new URL("plotly.min.js", import.meta.url).href,
+        load: () => resolve(window.Plotly),
+        error: reject,
+      });
+      document.head.append(script);
+    }),
+);
 
 /** Plotly's kind of points. A browser that was told not to draw with WebGL draws many points slowly, but it draws. */
 function kindOfPoints(n) {
@@ -128,13 +138,19 @@ export function layout([left, right, bottom, top]) {
 
 /** Draw what is known; the part of the map that is looked at stays. */
 export async function draw() {
-  const Plotly = await plotly;
   if (!known.map) return;
+  if (!window.Plotly) {
+    place();
+    sketch($("sketch"), traces(), viewToShow());
+    stage.dataset.sketched = String(xs.length);
+    requestAnimationFrame(() => setTimeout(begin));
+  }
+  const Plotly = await plotly;
   const { on, off } = place();
-  const chosen = shown.view && (isDrawn ? currentView() : shown.view.split(",").map(Number));
-  await Plotly.react(plot, traces(), layout(fitted(chosen && holdsSome(chosen) ? chosen : padded(home))), config);
+  await Plotly.react(plot, traces(), layout(viewToShow()), config);
   if (!isDrawn) {
     isDrawn = true;
+    $("sketch").remove();
     plot.on("plotly_relayouting", moved);
     plot.on("plotly_relayout", () => {
       moved();
@@ -147,6 +163,12 @@ export async function draw() {
   drawMarks();
   stage.dispatchEvent(new Event("moved"));
   stage.dataset.drawn = String(xs.length);
+}
+
+/** The part that is looked at, or was when the address was kept; the whole map where there is none. */
+function viewToShow() {
+  const chosen = shown.view && (isDrawn ? currentView() : shown.view.split(",").map(Number));
+  return fitted(chosen && holdsSome(chosen) ? chosen : padded(home));
 }
 
 /** Whether any image is in a part of the map: it may be another map than the one that somebody looked at. */

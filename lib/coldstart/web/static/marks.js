@@ -186,7 +186,7 @@ export function legendEntries() {
   return { shapes, colours: sorted.map(entry => ({ ...entry, word: word(entry.value), about: about(entry.value) })) };
 }
 
-const PATHS = {
+export const PATHS = {
   circle: "M8 3a5 5 0 1 0 .01 0z",
   "circle-open": "M8 2a6 6 0 1 0 .01 0z",
   square: "M3.5 3.5h9v9h-9z",

@@ -77,7 +77,7 @@ function draw(record) {
 
 function preview(record) {
   const alt = `Preview of ${record.image_id}`;
-  const photo = layer(picture("preview", { id: record.image_id, version: null }), alt, "photo");
+  const photo = layer(picture("preview", { id: record.image_id, version: record.file_version }), alt, "photo");
   const frame = h("div", { class: "frame" }, photo);
   const on = new Set(shown.overlays.split(",").filter(name => name in LAYERS));
   const toggle = ([name, [word, about]]) =>
@@ -108,7 +108,7 @@ function preview(record) {
     if (!record.has_prediction) return;
     for (const name of on) {
       said.textContent = "The model looks at the image…";
-      const query = { id: record.image_id, kind: name, version: record.model_version };
+      const query = { id: record.image_id, kind: name, version: `${record.model_version},${record.file_version}` };
       frame.append(
         layer(
           picture("overlay", query).then(

@@ -21,6 +21,12 @@ export const shown = read();
 /** What the server said last; `map` has columns, `row` finds an image in them. */
 export const known = { campaign: null, map: null, row: new Map(), picks: [] };
 
+/** What of a thumbnail's address is another one when the file is: a replaced image lies elsewhere on the map. */
+export function fileVersion(image_id) {
+  const row = known.row.get(image_id);
+  return row === undefined ? null : `${known.map.x[row]},${known.map.y[row]}`;
+}
+
 const listeners = [];
 
 /** Be told of changes: with the set of names of what changed. */

@@ -3,7 +3,7 @@
 import { get, picture, post } from "./api.js";
 import { drawMarks } from "./map.js";
 import { $, announce, fill, h, number, term, when } from "./dom.js";
-import { known, show, shown } from "./state.js";
+import { fileVersion, known, show, shown } from "./state.js";
 
 const ASK_AFTER_MS = 150;
 const N_NEXT = 10;
@@ -126,12 +126,13 @@ async function ask(alpha, budget) {
     const next = await get("next", { alpha, budget, n: N_NEXT }, asked.signal);
     parts.sentence.textContent = next.sentence;
     parts.sentence.classList.remove("problem");
-    if (JSON.stringify(next.picks) !== JSON.stringify(known.picks)) {
-      fill(parts.list, next.picks.map(item));
-      const first = next.picks.slice(0, 3).map(pick => pick.image_id);
+    const picks = next.picks.map(pick => ({ ...pick, version: fileVersion(pick.image_id) }));
+    if (JSON.stringify(picks) !== JSON.stringify(known.picks)) {
+      fill(parts.list, picks.map(item));
+      const first = picks.slice(0, 3).map(pick => pick.image_id);
       announce(`Next: ${first.join(", ")}`);
     }
-    known.picks = next.picks;
+    known.picks = picks;
   } catch (error) {
     if (error.name === "AbortError") return;
     known.picks = [];
@@ -144,7 +145,7 @@ async function ask(alpha, budget) {
 
 function item(pick) {
   const photo = h("img", { alt: "", width: 56, height: 56 });
-  picture("thumbnail", { id: pick.image_id, size: 128 }).then(
+  picture("thumbnail", { id: pick.image_id, size: 128, version: pick.version }).then(
     address => {
       photo.src = address;
     },

@@ -59,7 +59,7 @@ export function training({ training: { now, last, n_new, hindrance, due, trigger
       }),
     !running && now.problem && h("p", { class: "problem" }, now.problem),
     !running && !now.problem && last && ending(last),
-    !running && h("p", { class: "quiet" }, next(n_new, triggers)),
+    !running && h("p", { class: "quiet" }, next(last ? n_new : 0, triggers)),
     h(
       "div",
       { class: "actions" },
