@@ -143,6 +143,37 @@ def test_held_out_image_that_one_of_them_learned_from_does_not_judge(open_taught
     assert record_of(campaign, train(campaign, epochs=1))["comparison"]["basis"] == "prequential"
 
 
+def test_held_out_image_that_cannot_be_read_any_more_holds_no_model_back(open_taught, tmp_path) -> None:
+    campaign = open_taught()
+    label(campaign, HELD_OUT[0])
+    away = tmp_path / "away.png"
+    path = Path(case.rows(campaign)[HELD_OUT[0]].path)
+
+    def take_away(_: object) -> None:
+        path.replace(away)
+
+    try:
+        model, evaluation = campaign.trainings.train(campaign.settings, take_away)
+    finally:
+        away.replace(path)
+    assert evaluation is None and in_file(campaign) == campaign.publisher.in_use() == model.version
+    assert campaign.trainings.due() is None
+
+
+def test_held_out_image_whose_label_was_changed_compares_no_kept_models(open_taught) -> None:
+    campaign = open_taught(publish_margin=1)
+    for image_id in HELD_OUT[:2]:
+        label(campaign, image_id)
+    second = train(campaign, epochs=1)
+    label(campaign, HELD_OUT[0], values=(2,))
+    third = train(campaign, epochs=2)
+    found = record_of(campaign, third)
+    assert found["comparison"]["n"] == 2, "both were judged anew for that"
+    dice = {image["image_id"]: image["dice"] for image in found["heldout"]["images"]}
+    compared = side_by_side(campaign, second, third)["heldout"]
+    assert (compared["n"], compared["second"]) == (1, dice[HELD_OUT[1]])
+
+
 def test_only_the_newest_are_kept_and_never_without_the_one_in_use(open_taught, monkeypatch) -> None:
     campaign = open_taught(keep_models=2)
     first = in_file(campaign)

@@ -33,17 +33,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images with a usable label: those to learn from and, apart, the held-out ones to be judged on."""
+    """Images with a usable label: those to learn from and, apart, the held-out ones to be judged on.
+
+    `held_out_signatures` tells by image id whether two models were judged on the same label.
+    """
 
     training: list[Sample]
     held_out: list[Sample]
     problems: list[str]
+    held_out_signatures: dict[str, str]
 
 
 def labelled_images(store: Store) -> LabelledImages:
     """Labelled images, by id; a label with a problem is left out, and its sentence is among `problems`."""
     usable = select(Image, Label).join(Label).where(Image.present, Image.problem.is_(None)).order_by(Image.image_id)
-    found = LabelledImages([], [], [])
+    found = LabelledImages([], [], [], {})
     with store.reading() as session:
         for image, label in session.execute(usable).tuples():
             if label.class_of_value is None:
@@ -52,6 +56,8 @@ def labelled_images(store: Store) -> LabelledImages:
             classes = {int(value): int(index) for value, index in label.class_of_value.items()}
             sample = Sample(image.image_id, Path(image.path), Path(label.path), classes)
             (found.held_out if image.held_out else found.training).append(sample)
+            if image.held_out:
+                found.held_out_signatures[image.image_id] = label.signature
     return found
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import select
 from coldstart.campaign import learning
 from coldstart.campaign.progress import reporter
 from coldstart.campaign.retraining import Comparison, compare, nothing_to_compare
+from coldstart.campaign.vectors import ProgressCallback
 from coldstart.campaign.versions import Versions
 from coldstart.exceptions import InvalidInputError, ModelError
 from coldstart.memory import give_back
@@ -89,12 +90,13 @@ class Publisher:
             raise
         labelled = learning.labelled_images(self._store)
         report = reporter(self._store, "evaluation", f"model {version}")
-        evaluation = evaluate(model, labelled.held_out, report) if labelled.held_out else None
+        evaluation = _evaluated(model, labelled.held_out, report)
         comparison = self._compare(model, evaluation, labelled, settings)
         record = {
             **record,
             "problems": labelled.problems,
             "heldout": evaluation.to_dict() if evaluation is not None else None,
+            "heldout_labels": labelled.held_out_signatures,
             "comparison": comparison.to_dict(),
         }
         with self._turn:  # nobody chooses a model meanwhile that is about to be removed
@@ -253,10 +255,13 @@ def _learned(model: Model) -> frozenset[str]:
     return frozenset(model.metadata.get("training_images", ()))
 
 
-def _evaluated(model: Model, samples: list[Sample]) -> Evaluation | None:
+def _evaluated(model: Model, samples: list[Sample], report: ProgressCallback | None = None) -> Evaluation | None:
+    """How a model does on images; None where there is none, or none that can be read just now."""
+    if not samples:
+        return None
     try:
-        return evaluate(model, samples)
-    except InvalidInputError as error:  # none of the images can be read just now
+        return evaluate(model, samples, report)
+    except InvalidInputError as error:
         logger.warning("%s", error)
         return None
 
