@@ -18,6 +18,7 @@ from coldstart.adapters.errors import AppError, answered
 from coldstart.campaign import Campaign
 from coldstart.exceptions import ModelError
 from coldstart.images import read_image, result_suffix, write_label
+from coldstart.memory import give_back
 from coldstart.segmentation import Model, faster, load_published, read_model, segment
 
 LABEL_SUFFIXES = (".nrrd", ".seg.nrrd", ".nii.gz", ".nii", ".png", ".tif", ".tiff")
@@ -121,6 +122,7 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
             seen = status.st_mtime_ns, status.st_size
             if self._loaded is None or self._loaded[0] != seen:
                 self._loaded = seen, self._read(path)
+                give_back()
             return self._loaded[1]
 
     def _read(self, path: Path) -> Model:
