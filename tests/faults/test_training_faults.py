@@ -315,11 +315,12 @@ def test_start_after_a_kill_with_a_damaged_model_file_serves_the_last_good_one(
 
     again = start(studies, state_dir=str(state_of(studies)))
 
+    assert info(again)["train_stats"] == stats, "the training that was killed is not shown as running"
     assert used_version(again) == version
     after = state(again)
     assert {key: after[key] for key in ("images", "labelled", "planned", "model_version", "scored_model_version")} == {
         key: before[key] for key in ("images", "labelled", "planned", "model_version", "scored_model_version")
     }
-    assert info(again)["train_stats"] == stats, "no training is shown as running"
     assert click(again, "two")["id"] != clicked
     assert "is damaged" in after["model_problem"]
+    wait_for("the training that was killed with its server", lambda: child(again, "train"), again)
