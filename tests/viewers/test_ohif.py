@@ -201,7 +201,7 @@ def test_update_model_trains_and_the_bars_move(hospital: Hospital) -> None:
         assert ohif.connect().ok
         training.add(ohif.bar("Training"))
         accuracy.add(ohif.bar("Train Acc"))
-        return accuracy > {"0%"}
+        return accuracy > {"0%"} and "model_version" in hospital.info()["train_stats"]["attention_unet"]
 
     with ohif.step("5-update-model"):
         assert ohif.connect().ok
