@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from campaign_case import planned, rows
 
-from coldstart.campaign import campaign as campaign_module
-from coldstart.campaign import drafting, planning, vectors
+from coldstart.campaign import Campaign, drafting, planning, vectors, work
 from coldstart.embedding import create_encoder
 from coldstart.store import Image
 
@@ -48,7 +47,7 @@ class CountingEncoder:
 def use_encoder(monkeypatch):
     def use(**kwargs):
         encoder = CountingEncoder(**kwargs)
-        monkeypatch.setattr(campaign_module, "create_encoder", lambda *_, **__: encoder)
+        monkeypatch.setattr(work, "create_encoder", lambda *_, **__: encoder)
         return encoder
 
     return use
@@ -194,7 +193,7 @@ def test_fingerprint_of_the_work_changes_with_the_images(make_new, pictures):
 def test_same_seed_gives_the_same_map_and_plan(make_new, pictures, tmp_path):
     results = []
     for name in ("one", "two"):
-        campaign = campaign_module.Campaign(case.make_settings(projection="tsne"), tmp_path / name)
+        campaign = Campaign(case.make_settings(projection="tsne"), tmp_path / name)
         campaign.sync(case.list_files(pictures), {})
         campaign.embed()
         results.append((planned(campaign), [row.point for row in rows(campaign).values()]))
