@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from coldstart.adapters.server import free_port
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-START_LIMIT_S = 30.0
+START_LIMIT_S = 120.0
 
 
 def is_installed() -> bool:
@@ -84,7 +84,7 @@ class Orthanc:
         """End it; what it stored stays."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None
 
     @property
