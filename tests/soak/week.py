@@ -165,7 +165,10 @@ def _play(
         thread.start()
     for day, deed in week_of(fate, random.Random(options.seed), faults=options.faults, disk=options.disk is not None):
         if clock.sleep_until(day):
-            deed()
+            try:
+                deed()
+            except Exception as error:  # what follows is played all the same
+                journal.failures.append(f"{deed.__name__} failed: {type(error).__name__}: {error}")
     clock.sleep_until(clock.DAYS)
     clock.over.set()
     for annotator in annotators:
