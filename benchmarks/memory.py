@@ -5,8 +5,9 @@
 Two servers run side by side on the same generated images, 16x16 PNG: this app, and a minimal MONAI Label app with the
 stock datastore and the stock strategies. The embedding is a real one, with the `descriptor`. The page is what a browser
 with the map page open asks for: the campaign, the map, what comes next, the pictures of the images that are looked at,
-and every two seconds whether something changed. Memory is the resident set, of the server's own process, and of that
-with the tasks that run; the largest since the stage before.
+and every two seconds whether something changed. Memory is what lies in it of the server's own process, and of that with
+the tasks that run; the largest since the stage before. What these share, such as the code of libraries, is counted
+once, and counted whole, whatever else on the machine uses it too. Linux only.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -30,7 +33,13 @@ from coldstart.adapters.server import Server
 RESULTS = Path(__file__).parent / "results"
 LIMIT_MB = 2048
 EMBEDDING_LIMIT_S = 3_600.0
-SAMPLED_EVERY_S = 0.2
+SAMPLED_EVERY_S = 0.5
+MAPPED = re.compile(
+    r"^[0-9a-f]+-[0-9a-f]+ \S+ ([0-9a-f]+) \S+ [1-9]\d* +(/.*)\n(?:(?!Rss).*\n)*?Rss: +(\d+) kB\n"
+    r"(?:(?!Anonymous).*\n)*?Anonymous: +(\d+)",
+    re.MULTILINE,
+)
+"""A mapped file in /proc/PID/smaps: offset, path, and what of it is in memory, of this the changed copies."""
 MB = 2**20
 
 
@@ -48,14 +57,9 @@ class Watched:
             time.sleep(SAMPLED_EVERY_S)
 
     def _note(self) -> None:
-        sizes = []
-        for process in (self._process, *self._process.children(recursive=True)):
-            try:
-                sizes.append(process.memory_info().rss)
-            except psutil.NoSuchProcess:
-                continue
-        if sizes:
-            self._largest = [max(self._largest[0], sizes[0]), max(self._largest[1], sum(sizes))]
+        tasks = [process.pid for process in self._process.children(recursive=True)]
+        own, together = memory_of([self._process.pid]), memory_of([self._process.pid, *tasks])
+        self._largest = [max(self._largest[0], own), max(self._largest[1], together)]
 
     def largest_mb(self) -> tuple[float, float]:
         """Of the server, and of it with its tasks."""
@@ -63,6 +67,21 @@ class Watched:
         found = tuple(round(size / MB, 1) for size in self._largest)
         self._largest = [0, 0]
         return found[0], found[1]
+
+
+def memory_of(pids: list[int]) -> int:
+    """Bytes that processes have in memory: what is their own, and what they mapped of files, which is counted once."""
+    own, of_files = 0, Counter[tuple[str, str]]()
+    for pid in pids:
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            smaps = Path(f"/proc/{pid}/smaps").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        own += int(re.search(r"^Pss_Anon: +(\d+)", rollup, re.MULTILINE)[1])
+        for offset, path, resident, anonymous in MAPPED.findall(smaps):
+            of_files[path, offset] = max(of_files[path, offset], int(resident) - int(anonymous))
+    return (own + of_files.total()) * 1024
 
 
 def main() -> None:
@@ -154,20 +173,25 @@ def look_at_the_page(server: Server, seconds: float) -> None:
 
 def table(result: dict) -> str:
     """What was measured, as Markdown."""
-    largest = max(row["server_mb"] for row in result["stages"])
+    own, together = (max(row[name] for row in result["stages"]) for name in ("server_mb", "with_tasks_mb"))
     lines = [
         "# Memory of the server",
         "",
-        f"`{result['command']}` on {result['hardware']}. {result['images']:,} images; MB of resident memory, the "
-        "largest since the stage before; both servers in one run.",
+        f"`{result['command']}` on {result['hardware']}. {result['images']:,} images; MB of memory, what "
+        "a server shares with its tasks counted once; the largest since the stage before; both servers in one run.",
         "",
         "| stage | this app's server | with its tasks | stock MONAI Label's server |",
         "|---|---:|---:|---:|",
     ]
     for row in result["stages"]:
         lines.append(f"| {row['stage']} | {row['server_mb']} | {row['with_tasks_mb']} | {row['stock_mb']} |")
-    verdict = "within" if largest <= LIMIT_MB else "beyond"
-    lines += ["", f"The server took at most {largest:.0f} MB, {verdict} the {LIMIT_MB} MB that it may take.", ""]
+    verdict = "within" if together <= LIMIT_MB else "beyond"
+    lines += [
+        "",
+        f"The server took at most {own:.0f} MB, and together with its tasks {together:.0f} MB: {verdict} the "
+        f"{LIMIT_MB} MB that it may take.",
+        "",
+    ]
     return "\n".join(lines)
 
 
