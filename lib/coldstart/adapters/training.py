@@ -84,9 +84,13 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         return stats
 
     def _is_done_already(self, request: Mapping[str, Any]) -> bool:
-        """Finish a training that was killed before its model was checked; that, or another server's, may be enough."""
-        self._campaign.trainings.check_waiting()
-        return TRIGGER in request and self._campaign.trainings.due() is None
+        """Finish a training that was killed before its model was checked; that, or another server's, may be enough.
+
+        What else is due then has another trigger, perhaps with settings of its own: the server begins it.
+        """
+        trainings, trigger = self._campaign.trainings, request.get(TRIGGER)
+        trainings.check_waiting()
+        return trigger == "check" or (trigger is not None and trainings.due() is None)
 
     def stats(self) -> dict[str, Any]:
         """Stats of the training that runs, else of the last one that published a model."""
