@@ -1,8 +1,9 @@
 """How a training shares a GPU: with the server that infers beside it, and with programs of other people.
 
 The first by a cap on the memory that the training may take. The second by looking, before a training, between its
-epochs and when memory runs out in a step, whether what others leave of the card holds a step. Where it does not, the
-training gives back what it has there, and waits for room or goes on on the CPU, from the step where it was.
+epochs and when memory runs out in a step, whether what others leave of the card holds a step. What the training has
+there itself counts as left to it: it goes on beside a newcomer as long as it can. Where a step does not fit, it gives
+all of that back, and waits for room or goes on on the CPU, from the step where it was.
 
 `read_card` is all that is asked of the card; the rest was tested with other answers from it, and not run on a GPU.
 """
@@ -30,10 +31,11 @@ WhenTaken = Literal["wait", "cpu"]
 
 
 class CardMemory(NamedTuple):
-    """Bytes of a card that a process has or could have now, and those that it may have at most."""
+    """Bytes of a card that this process has or could have now, may have at most, and used at most so far."""
 
     obtainable: int
     allowed: int
+    peak: int = 0
 
 
 def read_card(device: torch.device) -> CardMemory | None:
@@ -42,17 +44,19 @@ def read_card(device: torch.device) -> CardMemory | None:
         return None
     free, total = torch.cuda.mem_get_info(device)
     allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
-    return CardMemory(min(free + torch.cuda.memory_reserved(device), allowed), allowed)
+    obtainable = min(free + torch.cuda.memory_reserved(device), allowed)
+    return CardMemory(obtainable, allowed, torch.cuda.max_memory_allocated(device))
 
 
 @contextmanager
 def capped(device: torch.device, fraction: float) -> Iterator[None]:
-    """Let this process take no more than a share of a card's memory until the block ends."""
+    """Let this process take no more than a share of a card's memory until the block ends, and see what it uses."""
     if device.type != "cuda":
         yield
         return
     before = torch.cuda.get_per_process_memory_fraction(device)
     torch.cuda.set_per_process_memory_fraction(fraction, device)
+    torch.cuda.reset_peak_memory_stats(device)
     try:
         yield
     finally:
@@ -97,6 +101,11 @@ class Card:
         """Tell whether so many bytes do not fit because of others; what never fits is not their fault."""
         memory = read_card(self.device) if self.is_shared else None
         return memory is not None and memory.obtainable < needed <= memory.allowed
+
+    def peak(self) -> int:
+        """Return the bytes that this process used of the card at most so far; 0 where that is not known."""
+        memory = read_card(self.device) if self.is_shared else None
+        return 0 if memory is None else memory.peak
 
     def find_room(self, needed: int) -> None:
         """Wait until there is room for so many bytes, or leave the card for the CPU where that is wanted."""

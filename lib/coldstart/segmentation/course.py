@@ -17,7 +17,7 @@ from coldstart.segmentation.card import Card
 from coldstart.segmentation.config import TrainingConfig
 from coldstart.segmentation.fitting import Fitting
 from coldstart.segmentation.training_memory import USABLE, Placement, fits, free_bytes, mixed_precision, step_bytes
-from coldstart.segmentation.training_set import Batches, TrainingSet
+from coldstart.segmentation.training_set import Batches, Pick, TrainingSet
 from coldstart.segmentation.validation import Validation
 
 
@@ -91,7 +91,7 @@ class Course:
         self._batches = Batches(data, config, placement.patch_size, card.device, rank, world_size)
         self._place(on_device=placement.on_device)
         self._pace = _Pace(len(self._batches) * config.epochs)
-        self._epoch = 0
+        self._epoch, self._seen = 0, 0
         self.fitting = Fitting(config, card.device, distributes=world_size > 1)
         self.losses: list[float] = []
         self.dice: dict[str, float] = {}
@@ -117,6 +117,8 @@ class Course:
                 loss = float(losses[-1])  # waits for the device
                 self._require_finite(loss, self._epoch)
             dice = self._judge()
+            if not self._seen:
+                self._seen = max(0, self._card.peak() - self._placed_bytes)
             if on_epoch is not None and loss is not None and self._batches.rank == 0:
                 on_epoch(EpochReport(self._epoch, epochs, loss, *self._pace.read(), dice))
         self.losses = torch.stack([one.to(self.fitting.device) for one in losses]).tolist()
@@ -128,8 +130,8 @@ class Course:
     def _run_epoch(self) -> torch.Tensor:
         """Take the steps of an epoch and return their mean loss, which a GPU may still be computing."""
         mean = torch.zeros((), device=self.fitting.device)
-        for images, labels in self._batches:
-            loss = self._step(images, labels)
+        for pick in self._batches.picks():
+            loss = self._step(pick)
             mean = mean.to(loss.device) + loss
             self._pace.count_step()
         mean /= len(self._batches)
@@ -139,15 +141,15 @@ class Course:
             mean /= self._batches.world_size
         return mean
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Take a step; when others took the memory for it, after the card was yielded."""
+    def _step(self, pick: Pick) -> torch.Tensor:
+        """Take a step on a batch; when others took the memory for it, after the card was yielded."""
         if not self._card.is_shared:
-            return self.fitting.step(images, labels)
+            return self.fitting.step(*self._batches.take(pick))
         again = False
         while True:
             undo = self.fitting.before_a_step()
             try:
-                return self.fitting.step(images, labels)
+                return self.fitting.step(*self._batches.take(pick))
             except (RuntimeError, MemoryError) as failure:
                 taken = self._is_squeezed()
                 if not ran_out_of_memory(failure) or (again and not taken):
@@ -158,7 +160,6 @@ class Course:
             again = not taken
             if taken:
                 self._yield()
-                images, labels = images.to(self.fitting.device), labels.to(self.fitting.device)
 
     def _judge(self) -> float | None:
         if not self._validation.is_due(self._epoch):
@@ -169,9 +170,13 @@ class Course:
         return dice
 
     @cached_property
-    def _needed(self) -> int:
-        """What a step takes beside the set, weights and all."""
+    def _estimate(self) -> int:
         return step_bytes(self._config, self._patch_size, mixed_precision(self._config, self._card.device))
+
+    @property
+    def _needed(self) -> int:
+        """What a step takes beside the set, weights and all: as estimated, or less where that was seen."""
+        return min(self._estimate, self._seen or self._estimate)
 
     def _is_squeezed(self) -> bool:
         """Tell whether others hold so much of the card that the training has no room there as it lies."""

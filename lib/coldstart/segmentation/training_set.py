@@ -16,6 +16,9 @@ from coldstart.segmentation.training_memory import n_patches
 
 logger = logging.getLogger(__name__)
 
+Pick = torch.Tensor | list[tuple[int, tuple[slice, ...]]]
+"""What is in a batch: rows of the set, or for patches the row and the window of each."""
+
 
 @dataclass(frozen=True)
 class TrainingSet:
@@ -139,28 +142,36 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the images and labels of each batch of the next epoch, on the device."""
+        return map(self.take, self.picks())
+
+    def picks(self) -> Iterator[Pick]:
+        """Yield what is in each batch of the next epoch, for `take`."""
         rows = torch.randperm(self._n_rows, generator=self._shuffling) % len(self._data.image_ids)
         rows = share(rows, self.rank, self.world_size)
-        whole = self._patch_size == self._grid
-        if whole:
-            rows = _send(rows, self._data.images.device)
+        if self._patch_size == self._grid:
+            yield from torch.split(_send(rows, self._data.images.device), self._batch_size)
+            return
         for batch in torch.split(rows, self._batch_size):
-            if whole:
-                batch = batch.to(self._data.images.device)  # where they are, unless the set was moved
-            images, labels = (self._data.images[batch], self._data.labels[batch]) if whole else self._cut(batch)
-            yield _send(images, self.device), _send(labels, self.device)
+            yield [(row, self._window()) for row in batch.tolist()]
 
-    def _cut(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cut one random patch out of each of some volumes."""
-        images, labels = [], []
-        for row in rows.tolist():
-            window = [slice(None)]
-            for whole, part in zip(self._grid, self._patch_size, strict=True):
-                start = int(torch.randint(whole - part + 1, (), generator=self._cutting))
-                window.append(slice(start, start + part))
-            images.append(self._data.images[row][tuple(window)])
-            labels.append(self._data.labels[row][tuple(window)])
-        return torch.stack(images), torch.stack(labels)
+    def take(self, pick: Pick) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the images and labels of a batch on the device, from where the set lies now; also once more."""
+        data = self._data
+        if isinstance(pick, torch.Tensor):
+            rows = pick.to(data.images.device)  # where they are, unless the set was moved
+            images, labels = data.images[rows], data.labels[rows]
+        else:
+            images = torch.stack([data.images[row][window] for row, window in pick])
+            labels = torch.stack([data.labels[row][window] for row, window in pick])
+        return _send(images, self.device), _send(labels, self.device)
+
+    def _window(self) -> tuple[slice, ...]:
+        """A random patch of a volume, with its one channel."""
+        window = [slice(None)]
+        for whole, part in zip(self._grid, self._patch_size, strict=True):
+            start = int(torch.randint(whole - part + 1, (), generator=self._cutting))
+            window.append(slice(start, start + part))
+        return tuple(window)
 
 
 def share(order: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:
