@@ -72,6 +72,11 @@ def _checks(app: ColdStartApp, tasks: Tasks, watches: tuple[Watch, ...]) -> dict
     def database() -> str | None:
         with campaign.store.reading() as session:
             revisions(session)
+        if not all(os.access(path, os.W_OK) for path in (campaign.store.path, campaign.folder)):
+            return (
+                f"The database {campaign.store.path} cannot be written: its disk is read-only, or its permissions are. "
+                "Clicks are remembered until that is put right."
+            )
         return campaign.unwritten
 
     def images() -> str | None:
