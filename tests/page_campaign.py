@@ -78,8 +78,12 @@ class Annotators:
 
     def train(self) -> None:
         """Train a model, and wait until every image was looked at by it."""
+        SimulatedAnnotator(self.anna, self._truth, SilentObserver()).train()
+        self.wait_until_scored()
+
+    def wait_until_scored(self) -> None:
+        """Wait until every image was looked at by the model in use."""
         player = SimulatedAnnotator(self.anna, self._truth, SilentObserver())
-        player.train()
         player.wait_until("scored", "entropy", lambda state: state["scored_model_version"] == state["model_version"])
 
     def wait_for_plan(self) -> None:

@@ -150,3 +150,14 @@ def test_training_that_waits_is_remembered_when_the_one_before_it_is_stopped(cam
     due = campaign.trainings.due()
     assert due is not None and due.trigger == "asked"
     assert asked_request(campaign.store)["max_epochs"] == "7"
+
+
+def test_training_that_has_its_result_is_ending(campaign: Campaign, chain: Chain) -> None:
+    label(campaign, "a")
+    campaign.trainings.note_ended("It was stopped.")
+    assert not chain.is_ending(), "none runs"
+    time.sleep(0.01)
+    queue("RUNNING", **{QUEUED_AT: time.time()})
+    assert not chain.is_ending(), "that was the one before"
+    campaign.trainings.note_ended("It was stopped.")
+    assert chain.is_ending()

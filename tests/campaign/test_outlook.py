@@ -62,6 +62,11 @@ def test_outlook_follows_labels_and_trainings(make_campaign: Any) -> None:
     found = training_outlook(campaign)
     assert (found["n_new"], found["due"], found["last"]["used"]) == (0, None, True)
     assert found["last"]["sentence"].startswith("It is used")
+    first = campaign.publisher.in_use()
+    campaign.trainings.train(campaign.settings.override({"random_state": 1}), lambda _: None)
+    assert "put into use since" not in training_outlook(campaign)["last"]["sentence"]
+    campaign.publisher.choose(first, "ann")
+    assert training_outlook(campaign)["last"]["sentence"].endswith("Another model was put into use since.")
     campaign.trainings.note_ended("It was stopped.")
     last = training_outlook(campaign)["last"]
     assert (last["used"], last["sentence"]) == (False, "It was stopped.")

@@ -70,6 +70,11 @@ def test_reader_tries_out_but_does_not_change_the_campaign(
         expect(window.panel).to_contain_text("Reviewers and administrators may")
         expect(window.panel.get_by_role("button", name="Use this")).to_be_disabled()
         expect(window.panel.locator("ol.next li")).not_to_have_count(0)
+        window.page.get_by_role("tab", name="Campaign").click()
+        train = window.panel.get_by_role("button", name="Train", exact=True)
+        expect(train).to_be_disabled()
+        expect(train).to_have_accessible_description("Reviewers and administrators may do this.")
+        window.page.get_by_role("tab", name="What comes next").click()
         window.wait("document.querySelector('ol.next img').naturalWidth > 0")  # pictures come with the login too
 
 

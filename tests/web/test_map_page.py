@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -236,6 +237,51 @@ def test_page_updates_itself_and_keeps_zoom_and_selection(window: MapWindow, sit
     assert window.state["image"] == chosen
     expect(window.panel.get_by_role("heading", level=2)).to_have_text(chosen)
     assert "11 labelled" in window.said()
+
+
+def test_train_button_trains_once_and_says_how_far_it_is(window: MapWindow, site: Site) -> None:
+    campaign = f"{window.server}/coldstart/api/campaign"
+    before = window.open().page.request.get(campaign).json()
+    assert len(before["models"]) == 2
+    heard = "window.heard = []; new MutationObserver(() => heard.push(live.textContent))"
+    heard += ".observe(live, {childList: true})"
+    states = "window.states = []; setInterval(() => states.push(document.querySelector('.state').textContent), 20)"
+    window.page.evaluate(f"{heard}; {states}; undefined")
+    button = window.panel.get_by_role("button", name="Train", exact=True)
+    button.focus()
+    for key in ("Enter", "Space", "Enter"):
+        window.page.keyboard.press(key)
+    expect(button).to_be_focused()
+    expect(button).to_be_disabled()
+    expect(button).to_have_accessible_description("It learns from every label there is.")
+    expect(window.panel.locator(".state")).to_contain_text("Epoch")
+    expect(window.panel.get_by_role("progressbar", name="Progress of the training").first).to_be_visible()
+    window.keep("training")
+    window.wait("document.querySelectorAll('.models tbody tr').length === 3")
+    expect(window.panel.locator(".state")).to_have_text("No training runs.")
+    expect(window.panel).to_contain_text("It is used: it has a Dice of")
+    seen = " ".join(window.page.evaluate("states"))
+    assert re.search(r"Epoch \d of 8 · loss 0\.\d+ .*left", seen) and "The new model is checked" in seen
+    assert "Training has begun" in (spoken := " ".join(window.page.evaluate("heard")))
+    assert "The training has ended. It is used" in spoken
+    after = window.page.request.get(campaign).json()
+    assert [one["version"] for one in after["models"][:2]] == [one["version"] for one in before["models"]]
+    assert (len(after["models"]), after["training"]["now"]["state"]) == (3, "idle"), "three presses are one training"
+    site.people.wait_until_scored()
+
+
+def test_kept_model_is_put_back_and_forward(window: MapWindow, site: Site) -> None:
+    window.open()
+    models = window.page.request.get(f"{window.server}/coldstart/api/campaign").json()["models"]
+    window.panel.get_by_text("3 kept models").click()
+    for one in (models[0], models[-1]):
+        window.panel.get_by_role("button", name=f"Use the model {one['version']}").click()
+        expect(window.panel).to_contain_text(f"{one['version']} is used now")
+        expect(window.panel.locator(".models tr", has_text="in use").locator("th")).to_have_attribute(
+            "title", re.compile(one["version"])
+        )
+        assert site.people.state()["model_version"] == one["version"]
+    site.people.wait_until_scored()
 
 
 def test_image_set_aside_is_tried_again(window: MapWindow, site: Site, repository: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +15,11 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image as Picture
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Route, expect
 
 from coldstart.adapters.inference import AttentionUnetInference
 from coldstart.adapters.server import free_port
-from coldstart.campaign import Campaign
+from coldstart.campaign import Campaign, LabelFile
 from coldstart.web import Page, Viewer, create_router
 from large_pool import SETTINGS, add_scoring, prepare, write_images
 from map_window import WAIT_S, MapWindow, chromium, new_context, require_chromium
@@ -27,7 +28,9 @@ MANY = 3_000
 
 
 @contextmanager
-def serving(campaign: Campaign, files: dict[str, Path], tasks: list[dict[str, Any]] | None = None) -> Iterator[str]:
+def serving(
+    campaign: Campaign, files: dict[str, Path], tasks: list[dict[str, Any]] | None = None, port: int | None = None
+) -> Iterator[str]:
     """Serve the page of a campaign, without the rest of MONAI Label's server; its address."""
     page = Page(
         campaign=campaign,
@@ -46,7 +49,7 @@ def serving(campaign: Campaign, files: dict[str, Path], tasks: list[dict[str, An
     )
     app = FastAPI()
     app.include_router(create_router(page))
-    port = free_port()
+    port = port or free_port()
     server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -137,3 +140,183 @@ def test_many_points_are_drawn_with_webgl(look: Callable[[str], MapWindow], tmp_
         window.page.get_by_role("combobox").fill("image_02999")
         window.page.keyboard.press("Enter")
         expect(window.panel.get_by_role("heading", level=2)).to_have_text("image_02999")
+
+
+ODD_IDS = [
+    "üñï 漢字",
+    'quote\'d "twice"',
+    "<img src=x onerror=alert(1)>",
+    "a&amp;b#?%41+1",
+    "=1+1",
+    " lead and trail ",
+    "😀",
+]
+
+
+def embedded(folder: Path, ids: list[str], **values: Any) -> tuple[Campaign, dict[str, Path]]:
+    """A campaign on an image of noise for each id."""
+    studies = folder / "studies"
+    studies.mkdir()
+    files = {image_id: studies / f"file{seed}.png" for seed, image_id in enumerate(ids)}
+    for seed, path in enumerate(files.values()):
+        write_noise(path, seed)
+    campaign = Campaign(SETTINGS.override(values), folder / "state")
+    campaign.sync(files, {})
+    campaign.embed()
+    return campaign, files
+
+
+def write_noise(path: Path, seed: int) -> None:
+    Picture.fromarray(np.random.default_rng(seed).integers(0, 255, (24, 24), dtype=np.uint8)).save(path)
+
+
+def save_label(campaign: Campaign, path: Path, image_id: str, who: str) -> None:
+    Picture.fromarray(np.eye(24, dtype=np.uint8)).save(path)
+    assert campaign.save_label(image_id, LabelFile(path, who)) is None
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_few_images_are_shown_until_all_are_labelled(look: Callable[[str], MapWindow], tmp_path: Path, n: int) -> None:
+    campaign, files = embedded(tmp_path, [f"i{number}" for number in range(n)])
+    with serving(campaign, files) as url:
+        window = look(url).open()
+        expect(window.page.locator("#progress")).to_contain_text(f"0 of {n} ")
+        expect(window.panel.get_by_role("button", name="Train", exact=True)).to_be_disabled()
+        expect(window.panel).to_contain_text("A training needs at least 1 labelled image")
+        window.page.locator("#map").focus()
+        for key in ("ArrowRight", "PageDown", "Enter"):
+            window.page.keyboard.press(key)
+        expect(window.panel.get_by_role("heading", level=2)).to_have_text(window.state["image"])
+        for image_id in files:
+            save_label(campaign, tmp_path / f"{image_id}.png", image_id, "ann")
+        expect(window.page.locator("#progress")).to_contain_text(f"{n} of {n} images labelled")
+        window.page.get_by_role("tab", name="What comes next").click()
+        expect(window.panel).to_contain_text("Nothing comes next")
+
+
+def test_names_are_shown_as_they_are_whatever_is_in_them(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
+    who = "<b>Dr. Ünï</b> " + "verylongname" * 6
+    campaign, files = embedded(tmp_path, ODD_IDS, budget=4)
+    save_label(campaign, tmp_path / "label.png", ODD_IDS[0], who)
+    with serving(campaign, files) as url:
+        window = look(url).open()
+        expect(window.panel.locator("table.days th[scope=row]")).to_have_text(who)
+        for image_id in ODD_IDS:
+            window.page.mouse.move(*window.place_of(image_id))
+            window.wait("name => document.querySelector('#card strong')?.textContent === name", image_id)
+            window.page.mouse.move(3, 3)
+            window.page.evaluate("image => { location.hash = new URLSearchParams({tab: 'image', image}) }", image_id)
+            window.wait("name => document.querySelector('#tab-image h2').textContent === name", image_id)
+            expect(window.panel.get_by_role("button", name="Show on the map")).to_be_visible()
+        assert window.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_replaced_file_has_another_picture_on_an_open_page(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
+    campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
+    source = "(document.querySelector('#card img')?.src ?? '')"
+    with serving(campaign, files) as url:
+        window = look(url).open(tab="image", image="i2")
+        window.wait("document.querySelector('img.photo.here') !== null")
+        preview = window.page.evaluate("document.querySelector('img.photo').src")
+        window.page.mouse.move(*window.place_of("i2"))
+        window.wait(f"{source} !== ''")
+        before = window.page.evaluate(source)
+        window.page.mouse.move(3, 3)
+        table = window.table()
+        write_noise(files["i2"], 77)
+        campaign.sync(files, {})
+        campaign.embed()
+        row = table["image_id"].index("i2")
+        window.wait("x => plot.data.every(one => !one.x.includes(x))", table["x"][row])
+        window.wait("before => document.querySelector('img.photo').src !== before", preview)
+        window.page.mouse.move(*window.place_of("i2"))
+        window.wait(f"before => {source} !== '' && {source} !== before", before)
+
+
+def test_points_are_seen_before_plotly_is_there(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
+    campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
+    inked = """() => {
+        const {width, height} = sketch, pixels = sketch.getContext('2d').getImageData(0, 0, width, height).data;
+        return pixels.filter((value, i) => i % 4 === 3 && value > 0).length;
+    }"""
+    with serving(campaign, files) as url:
+        window = look(url)
+        held: list[Route] = []
+        window.page.route("**/plotly.min.js", lambda route: held.append(route))
+        window.visit()
+        window.page.locator("#map[data-sketched='8']").wait_for()
+        assert 300 < window.page.evaluate(inked) < 20_000
+        assert window.page.locator("#map[data-drawn]").count() == 0
+        before = window.page.screenshot(clip=window.page.locator("#map").bounding_box())
+        for route in held:
+            route.continue_()
+        window.page.locator("#map[data-drawn='8']").wait_for()
+        assert window.page.locator("#sketch").count() == 0
+        window.page.evaluate("marks.hidden = true")
+        after = window.page.screenshot(clip=window.page.locator("#map").bounding_box())
+        first, second = (np.asarray(Picture.open(io.BytesIO(one)).convert("L"), dtype=int) for one in (before, after))
+        differ = (abs(first - second) > 60).sum()
+        assert differ < 0.5 * (second < 200).sum(), "the points stay where they were"
+
+
+def test_two_fingers_zoom_and_one_moves_the_map(context: BrowserContext, tmp_path: Path) -> None:
+    campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
+    browser = context.browser
+    assert browser is not None
+    with serving(campaign, files) as url, new_context(browser, width=390, height=800, has_touch=True) as phone:
+        with MapWindow(phone, url) as window:
+            window.open()
+            box = window.page.locator("#map").bounding_box()
+            assert box is not None
+            x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+            fingers = phone.new_cdp_session(window.page)
+
+            def touch(kind: str, *at: float) -> None:
+                points = [{"x": x + dx, "y": y, "id": number} for number, dx in enumerate(at)]
+                fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+            width = "plot.layout.xaxis.range[1] - plot.layout.xaxis.range[0]"
+            before = window.page.evaluate(width)
+            touch("touchStart", -30)
+            touch("touchStart", -30, 30)
+            for apart in (40, 50, 60):
+                touch("touchMove", -apart, apart)
+            touch("touchEnd")
+            window.wait(f"wide => Math.abs(({width}) / wide - 0.5) < 0.05", before)
+            left, right, *_ = window.view()
+            touch("touchStart", 0)
+            for moved in (10, 30, 60):
+                touch("touchMove", moved)
+            touch("touchEnd")
+            window.wait("left => plot.layout.xaxis.range[0] < left", left - 0.05 * (right - left))
+            assert "image" not in window.state
+
+
+def test_chosen_tab_is_told_apart_in_forced_colours(context: BrowserContext, tmp_path: Path) -> None:
+    campaign, files = embedded(tmp_path, ["i0", "i1", "i2"])
+    border = "one => getComputedStyle(one).borderBottomColor"
+    with serving(campaign, files) as url, MapWindow(context, url, forced_colors="active") as window:
+        window.open(tab="next")
+        chosen, others = (window.page.locator(f"#tabs [aria-selected={which}]") for which in ("true", "false"))
+        seen = {chosen.evaluate(border), *(one.evaluate(border) for one in others.all())}
+        assert len(seen) == 2
+
+
+def test_page_follows_a_server_that_begins_again_with_another_database(
+    look: Callable[[str], MapWindow], tmp_path: Path
+) -> None:
+    campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
+    save_label(campaign, tmp_path / "label.png", "i1", "ann")
+    port = free_port()
+    with serving(campaign, files, port=port) as url:
+        window = look(url).open(tab="image", image="i5")
+        expect(window.page.locator("#progress")).to_contain_text("1 of 3")
+    expect(window.page.locator("#away")).to_contain_text("The server does not answer. What you see is from")
+    (tmp_path / "anew").mkdir()
+    campaign, files = embedded(tmp_path / "anew", [f"i{number}" for number in range(5)], budget=4)
+    with serving(campaign, files, port=port):
+        expect(window.page.locator("#away")).to_be_hidden()
+        expect(window.page.locator("#progress")).to_contain_text("0 of 4")
+        window.wait("document.querySelector('#map').dataset.drawn === '5'")
+        expect(window.panel).to_contain_text("The server has no image 'i5'")
+        window.complaints = [one for one in window.complaints if "ERR_" not in one and "404" not in one]

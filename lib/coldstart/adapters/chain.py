@@ -147,6 +147,13 @@ class Chain:
             for task in tasks("train")[-1:]
         )
 
+    def is_ending(self) -> bool:
+        """Whether the training that runs has come to its result, and only its process has not ended yet."""
+        with self._campaign.store.reading() as session:
+            last = self._campaign.trainings.triggers.last_attempt(session)
+        began_at = [_queued_at(task) for task in self._open() if task["status"] == "RUNNING"]
+        return last is not None and bool(began_at) and last.began_at >= min(began_at)
+
     def _open(self) -> list[dict[str, Any]]:
         return [task for task in tasks("train") if task["status"] in OPEN]
 

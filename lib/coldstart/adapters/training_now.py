@@ -23,17 +23,19 @@ def training_now(campaign: Campaign, chain: Chain, tasks: Tasks, trainer: Attent
         return {**found, "state": "waiting" if on_its_way else "idle"}
     stats = trainer.running_stats() or {}
     if "epoch" not in stats:
-        return {**found, "state": "starting"}
+        return {**found, "state": "checking" if chain.is_ending() else "starting"}
     if "waits" in stats:
         return {**found, "state": "paused", "waits": stats["waits"]}
     with campaign.store.reading() as session:
         judging = read_progress(session).get(EVALUATION)
     if judging is not None and judging["updated_at"] >= stats["start_ts"]:
         return {**found, "state": "checking", "done": judging["done"], "total": judging["total"]}
+    if stats["epoch"] >= stats["total_epochs"]:
+        return {**found, "state": "checking"}
     newest: Mapping[str, Any] = stats.get("train") or {}
     return {
         **found,
-        "state": "training" if stats["epoch"] < stats["total_epochs"] else "checking",
+        "state": "training",
         "done": stats["epoch"],
         "total": stats["total_epochs"],
         "loss": newest.get("loss"),

@@ -15,12 +15,13 @@ from coldstart.store import Image, Label
 from coldstart.store.schema import Base
 
 _LINES = Base.metadata.tables["decisions"]
-_NEWEST_COMPARISON = (
-    select(func.json_extract(_LINES.c.details, "$.comparison.sentence"))
+_NEWEST = (
+    select(*(func.json_extract(_LINES.c.details, f"$.{key}") for key in ("model_version", "comparison.sentence")))
     .where(_LINES.c.kind == TRAINED)
     .order_by(_LINES.c.id.desc())
     .limit(1)
 )
+"""Version of the model that a training gave last, and what was found of it."""
 
 
 def training_outlook(campaign: Campaign) -> dict[str, Any]:
@@ -33,8 +34,12 @@ def training_outlook(campaign: Campaign) -> dict[str, Any]:
     situation, due = trainings.triggers.situation(settings), trainings.due()
     with campaign.store.reading() as session:
         last = trainings.triggers.last_attempt(session)
-        comparison = session.scalar(_NEWEST_COMPARISON) if last is not None and last.refused is None else None
-        said = comparison if last is None or last.refused is None else last.refused
+        newest = session.execute(_NEWEST).first() if last is not None and last.refused is None else None
+    said = last.refused if last is not None else None
+    if newest is not None:
+        version, said = newest.tuple()
+        if version != campaign.publisher.in_use():
+            said = f"{said} Another model was put into use since."
     return {
         "hindrance": _hindrance(campaign),
         "n_new": len(situation.new_labels),

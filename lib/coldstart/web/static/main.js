@@ -6,7 +6,7 @@ import { $, announce, fill, h, hideTip } from "./dom.js";
 import { find } from "./find.js";
 import { draw, drawMarks, whole, zoom } from "./map.js";
 import { COLOURS, legend, whenThemeChanges } from "./marks.js";
-import { drawFailure } from "./notice.js";
+import { drawFailure, drawNotice } from "./notice.js";
 import { dismiss } from "./pointing.js";
 import { drawRecord } from "./record.js";
 import { saveCsv, savePng } from "./saving.js";
@@ -88,6 +88,7 @@ listen(changed => {
   if (any("map", "colour")) draw().then(() => fill($("legend"), ...legend()), unable);
   else if (any("image", "tab")) drawMarks();
   if (any("campaign")) drawHeader();
+  if (any("campaign", "map")) drawNotice();
   if (any("tab")) drawTabs();
   if (shown.tab === "campaign" && any("campaign", "tab")) drawCampaign();
   if (shown.tab === "image" && any("campaign", "tab", "image")) drawRecord();

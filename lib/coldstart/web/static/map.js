@@ -82,7 +82,6 @@ function place() {
   });
   const low = off.length ? bottom - step * (2 + Math.floor((off.length - 1) / columns)) : bottom;
   home = [left, right, low, top];
-  return { on, off, stripAt: bottom - step };
 }
 
 const pointSize = () => Math.max(3.5, Math.min(11, 34 / xs.length ** 0.2));
@@ -146,7 +145,7 @@ export async function draw() {
     requestAnimationFrame(() => setTimeout(begin));
   }
   const Plotly = await plotly;
-  const { on, off } = place();
+  place();
   await Plotly.react(plot, traces(), layout(viewToShow()), config);
   if (!isDrawn) {
     isDrawn = true;
@@ -159,7 +158,7 @@ export async function draw() {
     new ResizeObserver(resized).observe(stage);
   }
   cursor = known.row.get(cursorAt) ?? null;
-  drawNotice(on.length, off.length);
+  drawNotice(true);
   drawMarks();
   stage.dispatchEvent(new Event("moved"));
   stage.dataset.drawn = String(xs.length);

@@ -8,8 +8,15 @@ const EMPTY =
 const SOON =
   "Similar ones will lie close together here. Annotators can begin already: until then they get a random choice.";
 
-export function drawNotice(nOnMap, nOffMap) {
-  const box = $("notice");
+let failed = false;
+
+/** Say why the map is empty, where it is; a map that was `drawn` is no failure any more. */
+export function drawNotice(drawn = false) {
+  if (drawn) failed = false;
+  if (!known.map || failed) return;
+  const box = $("notice"),
+    nOffMap = known.map.x.filter(x => x === null).length,
+    nOnMap = known.map.x.length - nOffMap;
   box.hidden = nOnMap > 0;
   if (nOnMap + nOffMap === 0) fill(box, h("h2", {}, "No images yet"), h("p", {}, EMPTY));
   else if (!nOnMap) {
@@ -24,6 +31,7 @@ export function drawNotice(nOnMap, nOffMap) {
 }
 
 export function drawFailure(sentence) {
+  failed = true;
   const box = $("notice");
   fill(box, h("h2", {}, "The map could not be drawn"), h("p", {}, sentence));
   box.hidden = false;

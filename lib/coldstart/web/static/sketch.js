@@ -2,7 +2,9 @@
 
 import { PATHS } from "./marks.js";
 
-const PATH_RADIUS = 5;
+/** Of the drawings in the legend: what Plotly calls a mark's size is the diameter of its circle. */
+const RADIUS = 5,
+  RADIUS_OPEN = 6;
 /** A trace with more points is drawn as dots: shapes would take as long as Plotly itself. */
 const SHAPES_AT_MOST = 2500;
 
@@ -17,14 +19,15 @@ export function sketch(canvas, traces, [left, right, bottom, top]) {
     if (!visible) continue;
     const path = new Path2D(PATHS[marker.symbol]),
       open = marker.symbol.endsWith("open"),
-      size = (dense * marker.size) / (2 * PATH_RADIUS);
+      half = (dense * marker.size) / 2,
+      size = half / (open ? RADIUS_OPEN : RADIUS);
     pen.strokeStyle = marker.line.color;
     for (let i = 0; i < x.length; i++) {
       const across = (dense * width * (x[i] - left)) / (right - left),
         down = (dense * height * (top - y[i])) / (top - bottom);
       pen.fillStyle = Array.isArray(marker.color) ? marker.color[i] : marker.color;
       if (x.length > SHAPES_AT_MOST) {
-        pen.fillRect(across - size * PATH_RADIUS, down - size * PATH_RADIUS, 2 * size * PATH_RADIUS, 2 * size * PATH_RADIUS);
+        pen.fillRect(across - half, down - half, 2 * half, 2 * half);
         continue;
       }
       pen.setTransform(size, 0, 0, size, across - 8 * size, down - 8 * size);

@@ -128,9 +128,9 @@ function kept(models, user) {
       {},
       h(
         "th",
-        { scope: "row", title: one.version },
+        { scope: "row", title: `${one.version}: ${one.sentence ?? ""}` },
         one.created ? when(Date.parse(one.created) / 1000) : one.version,
-        one.sentence && h("small", {}, one.sentence),
+        one.refused && h("small", {}, "not used: ", one.sentence),
       ),
       h("td", {}, one.n_images ?? "–"),
       h("td", {}, dice(one.heldout_dice, one.heldout_images)),
