@@ -73,6 +73,7 @@ def main() -> None:
             os.environ["PYTHONPATH"] = server.python_path
             stack.enter_context(server.server)
             server.make_model()
+            server.sample()  # the first inference of a server reads the model
         measured = measure(servers, arguments.rounds, arguments.samples)
     result = {
         "command": f"python benchmarks/while_training.py {' '.join(sys.argv[1:])}".strip(),
