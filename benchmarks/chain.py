@@ -2,10 +2,10 @@
 
     python benchmarks/chain.py
 
-A server with a model, held-out images, and `retrain_every 1`. One label is saved over HTTP. From then on the server is
-left alone: it notices the label, trains, reads the model back and compares it with the one in use, puts it into use,
-scores the pool, and pre-labels the images that come next. Every time is the server's own: of its log, of its selection
-log, and of the files that it wrote.
+A server with a model, held-out images, and `retrain_every 8`. Eight labels are saved over HTTP. From then on the server
+is left alone: it trains, reads the model back and compares it with the one in use, puts it into use, scores the pool,
+and pre-labels the images that come next. Every time is the server's own: of its log, of its selection log, and of the
+files that it wrote.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from coldstart.segmentation import resolve_device
 from coldstart.store import Store
 
 N_HELD_OUT = 5
+N_NEW = BUDGET
 N_NEXT = 5
 LINKS = (
-    "the label is saved",
+    "the last label is saved",
     "the server finds a training due",
     "the first epoch has ended",
     "the model is trained, and kept",
@@ -75,7 +76,7 @@ def play(folder: Path, n_images: int, side: int, epochs: int) -> dict:
     (folder / "heldout.txt").write_text("\n".join(held_out))
     conf = {"preset": "sample", "labels": "disk:1", "encoder": "descriptor", "spatial_size": f"{side},{side}"}
     conf |= {"epochs": str(epochs), "budget": str(BUDGET), "prelabel": str(N_NEXT), "publish_margin": "1"}
-    conf |= {"heldout": str(folder / "heldout.txt"), "retrain_every": "1"}
+    conf |= {"heldout": str(folder / "heldout.txt"), "retrain_every": str(N_NEW)}
     with Server(studies, conf, folder / "server.log") as server:
         wait_for("a plan", lambda: campaign(server)["planned"])
         for image_id in held_out:
@@ -83,9 +84,11 @@ def play(folder: Path, n_images: int, side: int, epochs: int) -> dict:
         for _ in range(BUDGET):
             save_label(server, truth, click(server)["id"])
         wait_for("a model, with all that it does", lambda: is_done(server, but=None))
-        before, sample = campaign(server)["model_version"], click(server)["id"]
-        saved_at = time.time()
-        save_label(server, truth, sample)
+        before = campaign(server)["model_version"]
+        for _ in range(N_NEW):
+            sample = click(server)["id"]
+            saved_at = time.time()
+            save_label(server, truth, sample)
         next_before = next_in_line(server)  # by the old model, which has seconds left
         wait_for("the next model, with all that it does", lambda: is_done(server, but=before))
         next_after = next_in_line(server)
@@ -170,22 +173,24 @@ def table(result: dict) -> str:
         "# From a saved label to a changed next sample",
         "",
         f"`{result['command']}` on {result['hardware']}. {result['images']} images of {result['side']} x "
-        f"{result['side']}, {result['epochs']} epochs, {BUDGET + 1} labels, {N_HELD_OUT} held-out images. "
+        f"{result['side']}, {result['epochs']} epochs, {BUDGET + N_NEW} labels, {N_HELD_OUT} held-out images. "
         "The server looks for work every two seconds, and each task is a process that has to start.",
         "",
-        "| link | seconds after the label was saved | for itself |",
+        "| link | seconds after the last label was saved | for itself |",
         "|---|---:|---:|",
     ]
     last = 0.0
     for link in result["links"]:
         lines.append(f"| {link['link']} | {link['after_s']:.1f} | {link['after_s'] - last:.1f} |")
         last = link["after_s"]
+    n_others = sum(one != other for one, other in zip(*result["next_in_line"].values(), strict=True))
     names = {when: ", ".join(images) for when, images in result["next_in_line"].items()}
     lines += [
         "",
         f"- The check said: {result['comparison']}",
         f"- Next in line before: {names['before']} (model {result['model_version']['before']}).",
-        f"- Next in line after: {names['after']} (model {result['model_version']['after']}).",
+        f"- Next in line after: {names['after']} (model {result['model_version']['after']}): {n_others} of {N_NEXT} "
+        "are others, or in another place.",
         f"- The click gave {result['served']}, in {result['click_ms']:.0f} ms.",
         "",
     ]

@@ -96,7 +96,7 @@ def write_images(folder: Path, truth: Path, n_images: int, side: int) -> None:
     for index in range(n_images):
         row, column, radius = rng.uniform((0.3, 0.3, 0.1), (0.7, 0.7, 0.25))
         disk = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
-        pixels = 80 + 90 * disk + rng.normal(0, 10, disk.shape)
+        pixels = rng.uniform(50, 110) + rng.uniform(20, 110) * disk + rng.normal(0, rng.uniform(5, 25), disk.shape)
         path = folder / f"image_{index:04d}.png"
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
         write_label(disk.astype(int), read_image(path).geometry, truth / path.name)
