@@ -17,7 +17,7 @@ from soak.annotators import Annotator, Clock
 from soak.places import Place
 from soak.records import Journal
 
-ORPHANS_LIMIT_S = 30.0
+ORPHANS_LIMIT_S = 120.0
 MODEL = "attention_unet"
 
 

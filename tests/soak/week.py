@@ -203,9 +203,9 @@ def _judge(
     finally:
         store.close()
     played = {
-        "kill -9 in the middle of a training": _n(journal, "kill", "training"),
-        "kill -9 in the middle of a save": _n(journal, "kill", "save"),
-        "kill -9 between saves": _n(journal, "kill", "between"),
+        "kill -9 in the middle of a training": _killed(journal, "in the middle of a training"),
+        "kill -9 in the middle of a save": _killed(journal, "in the middle of a save"),
+        "kill -9 between saves": _killed(journal, "between"),
         "disk full": len(journal.of_kind("room")),
         f"{place.name} away": len(journal.of_kind("back")),
         "images arrived and replaced": len(journal.of_kind("images")),
@@ -277,8 +277,8 @@ def _replay(place: Place) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
-def _n(journal: Journal, kind: str, word: str) -> int:
-    return sum(word in event.sentence for event in journal.of_kind(kind))
+def _killed(journal: Journal, when: str) -> int:
+    return sum(str(event.details["when"]).startswith(when) for event in journal.of_kind("kill"))
 
 
 def _trainings(lines: list[dict[str, Any]], trigger: str) -> int:
