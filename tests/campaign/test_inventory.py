@@ -304,6 +304,16 @@ def test_image_that_vanishes_while_it_is_taken_over_stops_nothing(campaign, stud
     assert "ghost" not in rows(campaign)
 
 
+def test_folder_that_goes_away_while_it_is_taken_over_takes_no_image_out(campaign, studies, tmp_path):
+    listed = case.list_files(studies)
+    before = campaign.status()["images"]
+    studies.rename(tmp_path / "away")
+    campaign.sync(listed, {})
+    assert campaign.status()["images"] == before > 0
+    campaign.sync({}, {})
+    assert campaign.status()["images"] == 0, "once the datastore has looked again and takes them out"
+
+
 def test_log_is_quiet_when_nothing_is_wrong(campaign, studies, caplog):
     caplog.set_level(logging.WARNING)
     sync(campaign, studies)

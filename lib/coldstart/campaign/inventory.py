@@ -78,6 +78,8 @@ def sync_images(
 
     A new or replaced file starts without vector, point and entropy, and so does every file when the images are to be
     of another dimension than before; an image whose file is away keeps its row. What made the map goes on placing.
+    A file that the datastore lists and that is not there any more stays as it was until the datastore has looked again:
+    it knows a folder that went away from images that were taken out.
     """
     wanted: dict[str, _State] = {}
     for image_id, file in files.items():
@@ -90,10 +92,10 @@ def sync_images(
         else:
             wanted[image_id] = signature, str(path), True, image_id in held_out
     with store.reading() as session:
-        if not _differing(session, wanted):
+        if not _differing(session, wanted, files.keys()):
             return False
     with store.writing() as session:
-        differing = _differing(session, wanted)
+        differing = _differing(session, wanted, files.keys())
         rows: dict[str, Image] = {}
         for ids in _batched(differing):
             rows |= {row.image_id: row for row in session.scalars(select(Image).where(Image.image_id.in_(ids)))}
@@ -115,12 +117,12 @@ def sync_images(
     return True
 
 
-def _differing(session: Session, wanted: Mapping[str, _State]) -> list[str]:
-    """Ids of the images whose rows are not as wanted; an image that is not wanted is to be away."""
+def _differing(session: Session, wanted: Mapping[str, _State], listed: Collection[str]) -> list[str]:
+    """Ids of the images whose rows are not as wanted; an image that is not listed is to be away."""
     rows = session.execute(select(Image.image_id, Image.signature, Image.path, Image.present, Image.held_out))
     known = {image_id: (signature, path, present, held_out) for image_id, signature, path, present, held_out in rows}
     differing = [image_id for image_id, state in wanted.items() if known.get(image_id) != state]
-    return differing + [image_id for image_id, state in known.items() if state[2] and image_id not in wanted]
+    return differing + [image_id for image_id, state in known.items() if state[2] and image_id not in listed]
 
 
 def sync_labels(store: Store, files: Mapping[str, LabelFile], preset_labels: Mapping[str, int]) -> None:
