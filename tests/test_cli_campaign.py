@@ -299,7 +299,7 @@ def test_embed_goes_on_where_images_arrived(run: Run, studies: Path, repository:
         (["next", "{studies}", "--alpha", "1.5"], "--alpha"),
         (["next", "{studies}", "--annotator", "a\x00b"], "without control characters"),
         (["next", "{studies}", "--peek", "2", "--strategy", "k_means"], "--peek shows what `coldstart_al`"),
-        (["map", "{studies}", "--output", "{tmp}/file.png"], "File exists"),
+        (["map", "{studies}", "--output", "{tmp}/file.png"], "is a file"),
         (["status", "http://user:secret@localhost/dicom-web"], "must not hold a user or password"),
         (["status", "{tmp}/\udcff"], "must be a path in UTF-8"),
     ],
