@@ -111,7 +111,7 @@ def test_everything_imported_is_a_direct_requirement(repository: Path, pyproject
     own = {"coldstart"}
     if folder == "tests":
         requirements = requirements + pyproject["dependency-groups"]["dev"]
-        own |= {path.stem for path in (repository / "tests").rglob("*.py")}
+        own |= {"soak", *(path.stem for path in (repository / "tests").rglob("*.py"))}
         own |= {"slicer", "vtk"}  # of the environment that tests/viewers/requirements-slicer.txt makes
     direct = {canonicalize_name(Requirement(text).name) for text in requirements}
     distributions = importlib.metadata.packages_distributions()
@@ -417,7 +417,7 @@ def make(repository: Path, *arguments: str, **settings: str) -> subprocess.Compl
 
 def test_make_alone_lists_the_targets(repository: Path) -> None:
     listed = make(repository).stdout.splitlines()
-    targets = ["help", "install", "wheelhouse", "install-offline", "demo", "test", "viewers", "serve", "lock"]
+    targets = ["help", "install", "wheelhouse", "install-offline", "demo", "test", "soak", "viewers", "serve", "lock"]
     assert [line.split()[1] for line in listed] == targets
     assert all(len(line.split()) > 3 for line in listed)
 
