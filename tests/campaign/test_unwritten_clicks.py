@@ -158,7 +158,7 @@ def test_labels_that_cannot_be_written_count_for_clicks_at_once(patient_campaign
     time.sleep(0.3)  # longer than the pause
     campaign.sync(left, saved)
     assert campaign.status()["labelled"] == 2
-    assert campaign._uncounted == {}
+    assert campaign._uncounted.states == {}
     assert label(campaign, expected[3]) is None
 
 

@@ -90,6 +90,7 @@ NEEDED = {
     ("POST", "/coldstart/api/settings"): STEERING,
     ("POST", "/coldstart/api/retry"): STEERING,
     ("POST", "/coldstart/api/train"): STEERING,
+    ("POST", "/coldstart/api/model"): STEERING,
     ("GET", "/coldstart/health"): OPEN,
     ("GET", "/coldstart/metrics"): USER,
     ("GET", "/nowhere"): ANY_ROLE,
