@@ -226,7 +226,9 @@ class OurServer(Annotated):
 
     def _begin_scoring(self) -> None:
         """Put the other model into use: the server scores the pool with it, and then pre-labels."""
-        command = [sys.executable, "-m", "coldstart", "models", "rollback", str(self.studies)]
+        found = self._campaign()
+        [other] = set(found["retraining"]["kept_models"]) - {found["model_version"]}
+        command = [sys.executable, "-m", "coldstart", "models", "rollback", str(self.studies), other]
         environment = {**os.environ, "PYTHONPATH": self.python_path}
         subprocess.run(command, env=environment, check=True, capture_output=True)
         wait_for("a scoring", lambda: self._campaign()["tasks"].get("entropy") == "RUNNING")
