@@ -17,6 +17,7 @@ from monailabel.utils.async_tasks.utils import tasks as monailabel_tasks
 from starlette.middleware import Middleware
 
 from coldstart.adapters.archive import ArchiveDatastore
+from coldstart.adapters.chain import TIMES
 from coldstart.adapters.errors import AppError
 from coldstart.adapters.gate import user_of
 from coldstart.adapters.tasks import KINDS, STATES, Tasks
@@ -38,7 +39,6 @@ MEMORY_LOW = GIB // 2
 """Free memory below which the system may end a process at any time."""
 
 _PARTS = {"embedding": ("embedding",), "scoring": ("entropy", "prelabel"), "training": ("train",)}
-_TIMES = "%Y-%m-%d %H:%M:%S"
 
 
 def install_monitor(server: FastAPI, app: ColdStartApp, tasks: Tasks, watches: Iterable[Watch]) -> None:
@@ -145,5 +145,5 @@ def _runs() -> list[TaskRun]:
 def _took(task: dict[str, str]) -> float | None:
     if "end_ts" not in task:
         return None
-    ended, began = (datetime.strptime(task[key], _TIMES) for key in ("end_ts", "start_ts"))
+    ended, began = (datetime.strptime(task[key], TIMES) for key in ("end_ts", "start_ts"))
     return (ended - began).total_seconds()

@@ -9,9 +9,9 @@ from sqlalchemy import func, select
 from coldstart.campaign.campaign import Campaign
 from coldstart.campaign.learning import TRAINED
 from coldstart.campaign.retraining import Situation
+from coldstart.campaign.triggers import labels_to_learn_from
 from coldstart.exceptions import ModelError
 from coldstart.settings import Settings
-from coldstart.store import Image, Label
 from coldstart.store.schema import Base
 
 _LINES = Base.metadata.tables["decisions"]
@@ -50,9 +50,8 @@ def training_outlook(campaign: Campaign) -> dict[str, Any]:
 
 
 def _hindrance(campaign: Campaign) -> str | None:
-    usable = (Image.present, ~Image.held_out, Image.problem.is_(None), Label.problem.is_(None))
     with campaign.store.reading() as session:
-        if session.scalar(select(Label.image).join(Image).where(*usable).limit(1)) is not None:
+        if labels_to_learn_from(session):
             return None
     try:
         campaign.trainings.require_images()

@@ -20,6 +20,7 @@ from torch import nn
 
 from coldstart.memory import give_back, ran_out_of_memory
 from coldstart.segmentation.config import Sample, TrainingConfig
+from coldstart.segmentation.metrics import image_dice
 from coldstart.segmentation.training_memory import mixed_precision
 from coldstart.segmentation.training_set import read_training_set
 
@@ -85,9 +86,4 @@ class Validation:
 
 def class_mean_dice(prediction: NDArray[Any], label: NDArray[Any], n_classes: int) -> float:
     """Mean of the Dice of the classes 1 to `n_classes` - 1; 1 for a class in neither of the two class maps."""
-    predicted, labelled, both = (
-        np.bincount(classes.ravel(), minlength=n_classes)[1:].astype(float)
-        for classes in (prediction, label, label[prediction == label])
-    )
-    in_either = predicted + labelled
-    return float(np.mean(np.where(in_either > 0, 2 * both / np.maximum(in_either, 1), 1.0)))
+    return float(np.mean([image_dice(prediction == one, label == one) for one in range(1, n_classes)]))

@@ -41,7 +41,7 @@ class StaticFiles:
 
     def version(self) -> str:
         """What tells these files from those of another version of the app."""
-        own = "".join(f"{name}{file.version}" for name in sorted(_own()) if (file := self.get(name)) is not None)
+        own = "".join(f"{name}{self._file(name, path).version}" for name, path in sorted(_own().items()))
         return hashlib.blake2b(f"{own}{plotly.__version__}".encode(), digest_size=8).hexdigest()
 
     def start_page(self) -> StaticFile:
@@ -55,8 +55,9 @@ class StaticFiles:
     def get(self, name: str) -> StaticFile | None:
         """The file of a name; None where there is none."""
         path = _paths().get(name)
-        if path is None:
-            return None
+        return None if path is None else self._file(name, path)
+
+    def _file(self, name: str, path: Path) -> StaticFile:
         with self._turn:
             status = path.stat()
             seen = status.st_mtime_ns, status.st_size
