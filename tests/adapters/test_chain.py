@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from monailabel.utils.async_tasks import task as async_task
 from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.async_tasks.utils import background_tasks
+from monailabel.utils.async_tasks.utils import background_processes, background_tasks
 from PIL import Image as Picture
 
 from coldstart.adapters.chain import QUEUED_AT, TIMES, TRIGGER, Chain
+from coldstart.adapters.tasks import KINDS, Tasks
 from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.campaign import Campaign, LabelFile
 from coldstart.campaign.triggers import asked_request
@@ -51,7 +53,7 @@ def label(campaign: Campaign, image_id: str) -> None:
 
 def queue(status: str, **request: Any) -> dict[str, Any]:
     """A training as MONAI Label knows it."""
-    task = {"status": status, "request": request, "start_ts": datetime.now().strftime(TIMES)}
+    task = {"id": "1", "status": status, "request": request, "start_ts": datetime.now().strftime(TIMES)}
     background_tasks["train"].append(task)
     return task
 
@@ -161,3 +163,27 @@ def test_training_that_has_its_result_is_ending(campaign: Campaign, chain: Chain
     assert not chain.is_ending(), "that was the one before"
     campaign.trainings.note_ended("It was stopped.")
     assert chain.is_ending()
+
+
+def test_training_that_fails_while_the_server_looks_for_work_is_not_begun_again_by_that_look(
+    campaign: Campaign, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label(campaign, "a")
+    campaign.trainings.ask(None)
+    task = queue("RUNNING", method="train", max_epochs="5", queued_at=time.time())
+    begun: list[str] = []
+    monkeypatch.setattr(chain, "begin", lambda: begun.append("train"))
+    monkeypatch.setattr(async_task, "stop_background_task", async_task.stop_background_task)
+    for kind in KINDS:
+        monkeypatch.setitem(background_processes, kind, {})
+    looking = Tasks(campaign, chain)
+
+    def fails() -> dict[str, str]:
+        task["status"] = "ERROR"
+        return {}
+
+    monkeypatch.setattr(campaign, "tasks_to_do", fails)
+    looking.begin()
+    assert not begun
+    looking.begin()
+    assert not begun and campaign.trainings.due() is None, "whoever asked for it is told that it failed"

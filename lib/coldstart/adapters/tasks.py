@@ -97,15 +97,19 @@ class Tasks:
         self._tries: dict[str, _Tries] = {}
         self._waiting: set[str] = set()
         self._ending = False
+        self._turn = threading.Lock()  # a training being stopped is due again until that is noted
         self._processes = {kind: _Processes() for kind in KINDS}
         background_processes.update(self._processes)
         async_task.stop_background_task = self._stop
 
     def begin(self) -> dict[str, Any]:
         """Queue what has something to do, is neither waiting nor running, and did not fail a moment ago."""
-        if self._ending:
-            return {}
+        with self._turn:
+            return {} if self._ending else self._begin()
+
+    def _begin(self) -> dict[str, Any]:
         self._give_up_lost()
+        open_before = _open_names()  # what ends while this looks may be due only because it failed, unknown until then
         queued: dict[str, Any] = {}
         failure = self.errors().get("train")
         to_do = {str(name): found for name, found in self._campaign.tasks_to_do().items()} | self._chain.due(failure)
@@ -115,7 +119,7 @@ class Tasks:
             if tries is None or tries.fingerprint != fingerprint:
                 tries = _Tries(fingerprint, 0, 0.0)
             wait_s = RETRY_AFTER_S[min(tries.count, len(RETRY_AFTER_S)) - 1] if tries.count else 0.0
-            if _is_open(name) or time.monotonic() - tries.last < wait_s:
+            if name in open_before | _open_names() or time.monotonic() - tries.last < wait_s:
                 continue
             self._tries[name] = _Tries(fingerprint, tries.count + 1, time.monotonic())
             if name == "train":
@@ -173,13 +177,14 @@ class Tasks:
 
         Slicer's plugin reads the last line of what a stopped task said, which in its first seconds has said nothing.
         """
-        task: dict[str, Any] | None = stop_background_task(kind)
-        if task is not None and not task.get("details"):
-            task["details"] = ["Stopped before it said anything."]
-        if task is not None and kind == "train":
-            self._campaign.trainings.note_ended("It was stopped.")
-            self._chain.remember_waiting()
-        return task
+        with self._turn:
+            task: dict[str, Any] | None = stop_background_task(kind)
+            if task is not None and not task.get("details"):
+                task["details"] = ["Stopped before it said anything."]
+            if task is not None and kind == "train":
+                self._campaign.trainings.note_ended("It was stopped.")
+                self._chain.remember_waiting()
+            return task
 
     def _give_up_lost(self) -> None:
         """Call a task failed whose process could not be started: in MONAI Label it stays SUBMITTED for good.
@@ -240,8 +245,7 @@ def _without_source(line: str) -> str:
     return line if match is None else f"{match['time']} {match['text']}"
 
 
-def _is_open(name: str) -> bool:
-    of_name = (
-        tasks("train") if name == "train" else [one for one in tasks("scoring") if one["request"]["method"] == name]
-    )
-    return any(task["status"] in OPEN for task in of_name)
+def _open_names() -> set[str]:
+    """Names of which a task waits or runs."""
+    names = {task["request"]["method"] for task in tasks("scoring") if task["status"] in OPEN}
+    return names | {"train" for task in tasks("train") if task["status"] in OPEN}
