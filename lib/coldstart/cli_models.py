@@ -171,7 +171,7 @@ def _rollback(opened: OpenedCampaign, version: str | None) -> Document:
     chosen = version or before_the_one_in_use(campaign)
     if chosen is None:
         raise InvalidInputError("No model that was used before this one is kept. `coldstart models list` shows them.")
-    campaign.publisher.choose(chosen, user())
+    campaign.publisher.choose(chosen, user(), campaign.settings.labels)
     return {"in_use": chosen, "before": before, "server": opened.has_server}
 
 

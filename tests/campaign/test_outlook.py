@@ -65,7 +65,7 @@ def test_outlook_follows_labels_and_trainings(make_campaign: Any) -> None:
     first = campaign.publisher.in_use()
     campaign.trainings.train(campaign.settings.override({"random_state": 1}), lambda _: None)
     assert "put into use since" not in training_outlook(campaign)["last"]["sentence"]
-    campaign.publisher.choose(first, "ann")
+    campaign.publisher.choose(first, "ann", campaign.settings.labels)
     assert training_outlook(campaign)["last"]["sentence"].endswith("Another model was put into use since.")
     campaign.trainings.note_ended("It was stopped.")
     last = training_outlook(campaign)["last"]

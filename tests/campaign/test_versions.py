@@ -208,7 +208,7 @@ def test_rolled_back_model_is_in_use_until_the_next_training(open_taught) -> Non
     label(campaign, "p02")
     second = train(campaign, epochs=1)
     campaign.score()
-    campaign.publisher.choose(first, "ann")
+    campaign.publisher.choose(first, "ann", campaign.settings.labels)
     assert in_file(campaign) == campaign.publisher.in_use() == first
     assert set(campaign.tasks_to_do()) == {"entropy"}
     campaign.score()
@@ -227,16 +227,28 @@ def test_model_that_is_in_use_or_unknown_or_damaged_is_no_choice(open_taught) ->
     campaign = open_taught(publish_margin=1)
     first = in_file(campaign)
     with pytest.raises(InvalidInputError, match=f"another model than the one in use; {first} is in use"):
-        campaign.publisher.choose(first, None)
+        campaign.publisher.choose(first, None, campaign.settings.labels)
     with pytest.raises(InvalidInputError, match=f"one of the models that are kept: {first}; got '../x'"):
-        campaign.publisher.choose("../x", None)
+        campaign.publisher.choose("../x", None, campaign.settings.labels)
     label(campaign, "p02")
     second = train(campaign, epochs=1)
     campaign.publisher.versions.path(first).write_bytes(b"half")
     with pytest.raises(ModelError, match="is damaged or not a model of this app"):
-        campaign.publisher.choose(first, None)
+        campaign.publisher.choose(first, None, campaign.settings.labels)
     assert in_file(campaign) == campaign.publisher.in_use() == second
     assert set(campaign.publisher.versions.states().values()) == {"done"}
+
+
+def test_model_for_structures_that_the_campaign_has_no_more_is_no_choice(open_taught) -> None:
+    campaign = open_taught(publish_margin=1)
+    first = in_file(campaign)
+    label(campaign, "p02")
+    second = train(campaign, epochs=1)
+    with pytest.raises(InvalidInputError, match=f"for structures among disc, .*; {first} also finds rim"):
+        campaign.publisher.choose(first, "ann", {"disc": 1})
+    assert in_file(campaign) == campaign.publisher.in_use() == second
+    campaign.publisher.choose(first, "ann", ["rim", "disc", "core"])
+    assert in_file(campaign) == first
 
 
 def test_new_model_that_cannot_be_read_back_is_not_used(open_taught, monkeypatch) -> None:

@@ -8,7 +8,7 @@ left to do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,13 +109,22 @@ class Publisher:
         logger.info("Model %s: %s", version, comparison.sentence)
         return model, evaluation, comparison
 
-    def choose(self, version: str, who: str | None) -> None:
-        """Put a kept model in the place of the one in use, whatever speaks against it.
+    def choose(self, version: str, who: str | None, labels: Collection[str]) -> None:
+        """Put a kept model in the place of the one in use, however well either does.
+
+        Parameters
+        ----------
+        version : str
+            The model.
+        who : str or None
+            Who chooses it.
+        labels : collection of str
+            Structures that the campaign has now.
 
         Raises
         ------
         InvalidInputError
-            If there is no such model, or it is in use.
+            If there is no such model, it is in use, or it finds a structure that the campaign does not have.
         ModelError
             If its file cannot be used: nothing has changed.
         """
@@ -127,7 +136,12 @@ class Publisher:
                     raise InvalidInputError(
                         f"`version` must be another model than the one in use; {version} is in use."
                     )
-                self.versions.load(version, "cpu")
+                model = self.versions.load(version, "cpu")
+                if unknown := [name for name in model.label_names if name not in labels]:
+                    raise InvalidInputError(
+                        f"`version` must be a model for structures among {', '.join(labels)}, which the campaign has "
+                        f"now; {version} also finds {', '.join(unknown)}."
+                    )
                 self.versions.write(version, {**record, "chosen_by": who}, "chosen")
                 self._finish()
         except Timeout:

@@ -196,7 +196,7 @@ def _steering(page: Page) -> APIRouter:
     @router.post("/model", response_model=models.InUse, dependencies=steerer)
     def use_model(request: Request, wanted: models.Version) -> models.InUse:
         """Put a kept model into use, until the next training makes a better one."""
-        campaign.publisher.choose(wanted.version, page.viewer(request).name)
+        campaign.publisher.choose(wanted.version, page.viewer(request).name, campaign.settings.labels)
         return models.InUse(in_use=wanted.version)
 
     @router.post("/retry", response_model=models.Tried, dependencies=steerer)
