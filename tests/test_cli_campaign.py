@@ -172,6 +172,25 @@ def test_a_new_budget_becomes_the_campaigns(run: Run, studies: Path, tmp_path: P
     assert all(pick["image_id"] in shown for pick in cut["picks"])
 
 
+def test_labels_that_no_plan_asked_for_are_counted_and_said(run: Run, studies: Path, repository: Path) -> None:
+    order = ["plan", studies, "--budget", 4, "--output", studies.parent]
+    planned = {pick["image_id"] for pick in run(*order, "--json").document["picks"]}
+    others = sorted({f"chest_{number:03d}" for number in range(1, 16)} - planned)[:4]
+    label(studies, repository, *others[:3])
+    open_campaign(str(studies), {}, begin=True).campaign.use(who=None, budget=5)
+    some = run("plan", studies, "--output", studies.parent)
+    assert "2 of 20 images" in some.out and "more than the pool holds" not in some.out
+    assert "3 others, labelled or served already, count toward the budget of 5" in some.out
+    label(studies, repository, others[3])
+    none_left = run(*order)
+    assert (none_left.code, none_left.error) == (0, "") and "0 of 20 images" in none_left.out
+    document = run(*order, "--json").document
+    assert (document["picks"], document["n_taken"]) == ([], 4)
+    assert (studies.parent / "plan.csv").read_text().startswith("rank,image_id,cluster,reason,distance,state,x,y")
+    everything = run("plan", studies, "--budget", 30, "--output", studies.parent)
+    assert "the budget of 30 is more than the pool holds" in everything.out
+
+
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "cold_start" in method.stages])
 def test_plan_shows_every_method_of_the_cold_start(run: Run, planned: Path, tmp_path: Path, name: str) -> None:
     studies = planned / "studies"

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -162,6 +162,7 @@ def _plan_document(campaign: Campaign, view: PlanView, output: Path, *, kept: bo
     from coldstart.campaign.choosing import ACTIVE, COLD_START
     from coldstart.campaign.figure import draw_map, map_points
     from coldstart.campaign.map_table import MapMemory
+    from coldstart.campaign.plans import PlannedImage
     from coldstart.campaign.spreadsheet import csv_text
 
     with campaign.store.reading() as session:
@@ -172,7 +173,8 @@ def _plan_document(campaign: Campaign, view: PlanView, output: Path, *, kept: bo
         index = index_of[image.image_id]
         picks.append({**asdict(image), **{name: columns[name][index] for name in ("state", "x", "y")}})
     output.mkdir(parents=True, exist_ok=True)
-    (output / "plan.csv").write_text(csv_text(picks[0], [pick.values() for pick in picks]), "utf-8", newline="")
+    header = (*(field.name for field in fields(PlannedImage)), "state", "x", "y")
+    (output / "plan.csv").write_text(csv_text(header, [pick.values() for pick in picks]), "utf-8", newline="")
     ranks = {image.image_id: image.rank for image in view.images}
     phase = COLD_START if "cold_start" in view.method.stages else ACTIVE
     points = [replace(point, served=ranks.get(point.image_id), phase=phase) for point in map_points(campaign.store)]
@@ -198,10 +200,12 @@ def _plan_document(campaign: Campaign, view: PlanView, output: Path, *, kept: bo
 
 
 def _show_plan(found: Document) -> None:
-    table = Table("rank", "image", "why", "state", title=_plan_title(found), title_justify="left")
+    console.print(_plan_title(found), soft_wrap=True, markup=False, highlight=False)
+    table = Table("rank", "image", "why", "state")
     for pick in found["picks"]:
         table.add_row(*(escape(str(pick[name])) for name in ("rank", "image_id", "reason", "state")))
-    console.print(table)
+    if found["picks"]:
+        console.print(table)
     if found["kept"]:
         said = "It is the campaign's plan: viewers and `coldstart next` follow it."
     else:
@@ -215,8 +219,11 @@ def _plan_title(found: Document) -> str:
         best = found["silhouettes"].get(str(found["n_clusters"]))
         title += f", {found['n_clusters']} clusters" + (f" (silhouette {best:.2f})" if best is not None else "")
     if found["n_taken"]:
-        title += f"; {found['n_taken']} of the budget of {found['budget']} are labelled or were served"
-    elif found["budget"] > len(found["picks"]):
+        others = "1 other, labelled or served already, counts"
+        if found["n_taken"] > 1:
+            others = f"{found['n_taken']} others, labelled or served already, count"
+        title += f"; {others} toward the budget of {found['budget']}"
+    if found["budget"] > found["images"]:
         title += f"; the budget of {found['budget']} is more than the pool holds"
     return title
 

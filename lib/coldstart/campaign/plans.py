@@ -19,7 +19,7 @@ from sqlalchemy.orm import undefer
 
 from coldstart.campaign import fetching
 from coldstart.campaign.campaign import Campaign
-from coldstart.campaign.planning import current_map, current_plan, taken_rows
+from coldstart.campaign.planning import current_map, current_plan, pool_rows, taken_rows
 from coldstart.campaign.pool import PoolMemory
 from coldstart.campaign.progress import reporter
 from coldstart.exceptions import InvalidInputError, ModelError
@@ -58,7 +58,7 @@ class PlanView:
     budget : int
         What it was made for, counted in labelled images.
     n_taken : int
-        How many of the budget were labelled or had been served before; another method's plan does not hold these.
+        How many of the budget the plan does not hold, because they are labelled or were served already.
     silhouettes : dict of str to float
         Of each number of clusters that was tried, for our plan.
     """
@@ -97,11 +97,14 @@ def read_plan(campaign: Campaign) -> PlanView:
         plan = current_plan(session)
         if plan is None:
             raise InvalidInputError("There is no plan yet: the images have not been embedded. Run `coldstart plan`.")
-        rows = session.execute(
-            select(PlanPick, Image.image_id).join(Image, Image.id == PlanPick.image_row).order_by(PlanPick.rank)
-        ).tuples()
+        picks = select(PlanPick, Image.image_id).join(Image, Image.id == PlanPick.image_row).order_by(PlanPick.rank)
+        rows = session.execute(picks).tuples().all()
         images = [_own(plan, pick, image_id) for pick, image_id in rows]
-    return PlanView(METHODS[OURS], plan.budget, 0, images, dict(plan.silhouettes))
+        current = current_map(session)
+        pool = pool_rows(session, current) if current is not None else []
+        others = taken_rows(session) - {pick.image_row for pick, _ in rows}
+    n_taken = sum(row.id in others for row in pool)
+    return PlanView(METHODS[OURS], plan.budget, n_taken, images, dict(plan.silhouettes))
 
 
 def plan_by(campaign: Campaign, method: Method, budget: int) -> PlanView:
