@@ -191,6 +191,15 @@ def test_labels_that_no_plan_asked_for_are_counted_and_said(run: Run, studies: P
     assert "the budget of 30 is more than the pool holds" in everything.out
 
 
+def test_plan_leaves_out_an_image_that_was_taken_out_of_the_folder(run: Run, studies: Path, tmp_path: Path) -> None:
+    before = run("plan", studies, "--output", tmp_path, "--json").document["picks"]
+    (studies / f"{before[2]['image_id']}.nrrd").unlink()
+    shown = run("plan", studies, "--output", tmp_path, "--json")
+    assert (shown.code, shown.error) == (0, "")
+    left = [pick["image_id"] for pick in shown.document["picks"]]
+    assert left == [pick["image_id"] for pick in (*before[:2], *before[3:])]
+
+
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "cold_start" in method.stages])
 def test_plan_shows_every_method_of_the_cold_start(run: Run, planned: Path, tmp_path: Path, name: str) -> None:
     studies = planned / "studies"

@@ -98,7 +98,7 @@ def read_plan(campaign: Campaign) -> PlanView:
         if plan is None:
             raise InvalidInputError("There is no plan yet: the images have not been embedded. Run `coldstart plan`.")
         picks = select(PlanPick, Image.image_id).join(Image, Image.id == PlanPick.image_row).order_by(PlanPick.rank)
-        rows = session.execute(picks).tuples().all()
+        rows = session.execute(picks.where(Image.present)).tuples().all()
         images = [_own(plan, pick, image_id) for pick, image_id in rows]
         current = current_map(session)
         pool = pool_rows(session, current) if current is not None else []
