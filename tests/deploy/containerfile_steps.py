@@ -170,7 +170,9 @@ def start(stage: Stage) -> int:
 
 
 def write_secrets(stage: Stage) -> None:
-    """What the proxy is given: a certificate that signs itself."""
+    """What compose.yaml gives the proxy: a certificate, here one that signs itself, and the server's address."""
+    with (stage.root / "etc" / "hosts").open("a") as hosts:
+        hosts.write("127.0.0.1 app\n")
     folder = stage.root / "etc" / "coldstart_al" / "tls"
     folder.mkdir(parents=True, exist_ok=True)
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]

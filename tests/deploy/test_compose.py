@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,11 @@ def stages(deploy: Path) -> dict[str, str]:
     text = (deploy / "Containerfile").read_text()
     parts = re.split(r"^FROM \S+ AS (\w+)$", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def filled(text: str) -> str:
+    """Text with the defaults of its variables."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
 def complaints(document: object, tmp_path: Path) -> str:
@@ -61,11 +68,39 @@ def test_every_service_is_hardened(compose: dict[str, Any]) -> None:
         assert "privileged" not in service and "user" not in service, name
 
 
+def address(service: dict[str, Any]) -> str:
+    """What a service is reached at by the others."""
+    return service["networks"]["inside"]["ipv4_address"]
+
+
 def test_only_the_proxy_is_reached_from_outside(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert [name for name, service in services.items() if "ports" in service] == ["proxy"]
-    assert services["app"]["network_mode"] == "service:proxy" and "--host 127.0.0.1" in services["app"]["command"]
-    assert services["archive"]["networks"] == ["inside"] and compose["networks"]["inside"] == {"internal": True}
+    assert f"--host {address(services['app'])} " in services["app"]["command"]
+    assert list(services["archive"]["networks"]) == ["inside"] and compose["networks"]["inside"]["internal"] is True
+
+
+def test_containers_find_each_other_after_any_of_them_was_made_anew(
+    compose: dict[str, Any], deploy: Path, tmp_path: Path
+) -> None:
+    """None lives in another's network, every address is fixed, and nginx knows the server's before that is there."""
+    services = compose["services"]
+    assert not any("network_mode" in service for service in services.values())
+    subnet = ipaddress.ip_network(filled(compose["networks"]["inside"]["ipam"]["config"][0]["subnet"]))
+    addresses = [ipaddress.ip_address(filled(address(service))) for service in services.values()]
+    assert len(set(addresses)) == len(services) and set(addresses) <= set(list(subnet.hosts())[1:])
+    assert services["proxy"]["extra_hosts"] == [f"app:{address(services['app'])}"]
+    (edit,) = re.findall(r"^RUN (sed .*coldstart_al\.conf)$", stages(deploy)["proxy"], re.MULTILINE)
+    installed = Path(shutil.copy(deploy / "nginx" / "coldstart_al.conf", tmp_path))
+    subprocess.run(["sh", "-c", edit.replace("/etc/nginx/conf.d", str(tmp_path))], check=True, timeout=60)
+    assert "    server app:8000;\n" in installed.read_text() and "127.0.0.1:8000" not in installed.read_text()
+    assert re.findall(r"listen (.*);", installed.read_text()) == ["80", "443 ssl http2"]
+
+
+def test_server_believes_the_proxy_what_it_says_of_the_client(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    trusted = services["app"]["environment"]["FORWARDED_ALLOW_IPS"]
+    assert trusted == address(services["proxy"]) != address(services["app"])
 
 
 def test_volumes_are_named_and_are_those_of_the_image(compose: dict[str, Any], deploy: Path) -> None:
@@ -82,13 +117,17 @@ def test_volumes_are_named_and_are_those_of_the_image(compose: dict[str, Any], d
     }
 
 
-def test_every_image_has_a_user_and_a_health_check(deploy: Path) -> None:
+def test_every_image_has_a_user_and_a_health_check(deploy: Path, compose: dict[str, Any]) -> None:
     for name in ("app", "proxy", "archive"):
         user = re.search(r"^USER (\S+):", stages(deploy)[name], re.MULTILINE)
         assert user and user[1] not in ("0", "root"), name
         check = re.search(r"^HEALTHCHECK .*\\\n\s+CMD (\[.*\])$", stages(deploy)[name], re.MULTILINE)
         assert check and json.loads(check[1])[1] == "-c", name
         compile(json.loads(check[1])[2], name, "exec")
+        service = compose["services"][name]  # where Podman built it the image has none
+        asked = service["healthcheck"]["test"]
+        assert asked[:1] == ["CMD"]
+        assert [text.replace(address(service), "127.0.0.1") for text in asked[1:]] == json.loads(check[1])
 
 
 def test_what_is_copied_into_the_images_is_there(deploy: Path, repository: Path) -> None:
