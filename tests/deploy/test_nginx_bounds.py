@@ -74,6 +74,7 @@ def test_an_answer_is_waited_for_longer_than_nginx_would_by_itself(nginx: Nginx)
         ("/datastore/label?image=x", 4 * GIB + 1, b"413"),
         ("/proxy/dicom/stow/studies", 4 * GIB, b"100"),
         ("/infer/segmentation", 4 * GIB, b"100"),
+        ("/session/", 4 * GIB, b"100"),  # a volume that 3D Slicer has by itself
         ("/activelearning/coldstart_al", 1 << 20, b"100"),
         ("/activelearning/coldstart_al", (1 << 20) + 1, b"413"),
     ],
