@@ -25,8 +25,14 @@ SIGNS = (
     "Cannot allocate memory",
     "could not create a primitive",
     "bad_alloc",
+    "STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "unable to find an engine",
+    "Unable to find a valid cuDNN algorithm",
 )
-"""What torch says on a GPU, its allocator on a CPU, the operating system, oneDNN for its buffers, and C++."""
+"""What torch says on a GPU, its allocator on a CPU, the operating system, oneDNN for its buffers, and C++; then cuBLAS
+and cuDNN on a full card. The last two are said of a card that cuDNN does not support as well, so an error quotes them.
+"""
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
