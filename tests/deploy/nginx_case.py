@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -15,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from requests.adapters import HTTPAdapter
 
 from coldstart.adapters.server import free_port
 
@@ -48,6 +50,18 @@ def write_certificate(folder: Path) -> Path:
     return folder / "fullchain.pem"
 
 
+class _From(HTTPAdapter):
+    """Connects from an address."""
+
+    def __init__(self, address: str):
+        self._address = address
+        super().__init__()
+
+    def init_poolmanager(self, *given: Any, **options: Any) -> None:
+        """Have every connection bound to the address."""
+        super().init_poolmanager(*given, **options, source_address=(self._address, 0))
+
+
 class Nginx:
     """nginx in front of a server; only ports and paths are others than in the configuration that is installed."""
 
@@ -63,6 +77,7 @@ class Nginx:
             "    listen [::]:443 ssl http2;\n": "",
             "server 127.0.0.1:8000;": f"server 127.0.0.1:{server_port};",
             "/etc/coldstart_al/tls/": f"{folder}/",
+            "/etc/coldstart_al/metrics-allow": f"{folder}/metrics-allow",
         }.items():
             assert old in text, old
             text = text.replace(old, new)
@@ -93,9 +108,11 @@ class Nginx:
         self._process.terminate()
         self._process.wait(20)
 
-    def session(self) -> requests.Session:
-        """A client that knows the certificate, and no other."""
+    def session(self, source: str = "") -> requests.Session:
+        """A client that knows the certificate, and no other; from an address of the loopback network."""
         session = requests.Session()
+        if source:
+            session.mount("https://", _From(source))
         session.trust_env = False  # a list of authorities that the environment names would win
         session.verify = str(self.certificate)
         return session

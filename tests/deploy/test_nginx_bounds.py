@@ -89,3 +89,26 @@ def test_how_large_an_upload_may_be(nginx: Nginx, path: str, size: int, said: by
         lines = [f"PUT {path} HTTP/1.1", "Host: x", f"Content-Length: {size}", "Expect: 100-continue", "", ""]
         connection.sendall("\r\n".join(lines).encode())
         assert connection.recv(4096).split()[1] == said
+
+
+@pytest.mark.parametrize("allowed", ["", "allow 127.0.0.7;\n", None])
+def test_metrics_are_shown_to_this_machine_and_to_whom_the_file_names(
+    repository: Path, tmp_path: Path, allowed: str | None
+) -> None:
+    """Without the file, with it, and with what the containers have in its place where there is none."""
+    require_nginx()
+    if allowed is None:
+        (tmp_path / "metrics-allow.conf").symlink_to("/dev/null")
+    elif allowed:
+        (tmp_path / "metrics-allow.conf").write_text(allowed)
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Slow) as server,
+        Nginx(repository / "deploy" / "nginx" / "coldstart_al.conf", tmp_path, server.server_address[1]) as nginx,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        said = {
+            source: nginx.session(source).get(f"{nginx.url}/coldstart/metrics", timeout=60).status_code
+            for source in ("127.0.0.1", "127.0.0.7", "127.0.0.8")
+        }
+        server.shutdown()
+    assert said == {"127.0.0.1": 200, "127.0.0.7": 200 if allowed else 403, "127.0.0.8": 403}
