@@ -8,13 +8,14 @@ has to end in the same weights, bit for bit, as a training that was left alone.
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from coldstart.segmentation import TrainingConfig, build_network, card, fitting, train
 from coldstart.segmentation.card import Card, CardMemory, capped, least_bytes
-from coldstart.segmentation.training_memory import step_bytes
+from coldstart.segmentation.training_memory import free_bytes, step_bytes
 
 CPU = torch.device("cpu")
 MB = 1 << 20
@@ -100,6 +101,34 @@ def test_cpu_is_never_taken_and_cuda_left_alone_there():
     with capped(CPU, 0.5):
         pass
     assert torch.cuda.is_initialized() == before
+
+
+@pytest.fixture
+def no_look(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A card of 16 MB, of which this process may have half; what it says when asked what is free."""
+    says = ["CUDA error: out of memory"]
+
+    def fail(device):
+        raise RuntimeError(says[0])
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=16 * MB))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.5)
+    return says
+
+
+def test_card_on_which_there_is_no_room_even_to_look_has_nothing_free(no_look):
+    cuda = torch.device("cuda:0")
+    assert card.read_card(cuda) == CardMemory(0, 8 * MB)
+    assert free_bytes(cuda) == 0
+    assert Card(cuda, "wait").is_taken(MB)
+
+
+def test_card_that_fails_otherwise_is_not_taken_for_a_full_one(no_look):
+    no_look[0] = "CUDA error: invalid device ordinal"
+    for look in (card.read_card, free_bytes):
+        with pytest.raises(RuntimeError, match="invalid device ordinal"):
+            look(torch.device("cuda:0"))
 
 
 def test_least_is_one_image_of_the_smallest_patch():

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from coldstart.segmentation.config import TrainingConfig
-from coldstart.segmentation.training_memory import USABLE, mixed_precision, place, step_bytes
+from coldstart.segmentation.training_memory import USABLE, free_and_total, mixed_precision, place, step_bytes
 
 LOOK_EVERY_S = 30.0
 """How often a training that waits looks whether there is room."""
@@ -42,7 +42,7 @@ def read_card(device: torch.device) -> CardMemory | None:
     """Tell how much of a card's memory this process can have; None for a CPU, which nobody takes away."""
     if device.type != "cuda":
         return None
-    free, total = torch.cuda.mem_get_info(device)
+    free, total = free_and_total(device)
     allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
     obtainable = min(free + torch.cuda.memory_reserved(device), allowed)
     return CardMemory(obtainable, allowed, torch.cuda.max_memory_allocated(device))

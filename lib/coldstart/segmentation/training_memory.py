@@ -21,6 +21,7 @@ import psutil
 import torch
 from torch import distributed
 
+from coldstart.memory import ran_out_of_memory
 from coldstart.segmentation.config import SMALLEST_AXIS, TrainingConfig
 from coldstart.segmentation.network import STRIDE, build_network
 
@@ -116,10 +117,20 @@ def free_bytes(device: torch.device) -> int:
     """Memory of a device that nothing uses and this process may take; for a CPU that of the machine."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device)
-        free, total = torch.cuda.mem_get_info(device)
+        free, total = free_and_total(device)
         allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
         return int(min(free, allowed)) + reserved - torch.cuda.memory_allocated(device)
     return int(psutil.virtual_memory().available)
+
+
+def free_and_total(device: torch.device) -> tuple[int, int]:
+    """Bytes of a GPU that nobody uses, and all that it has. To look takes some memory: where that is not there, 0."""
+    try:
+        return torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
+            raise
+        return 0, int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _halved(grid: tuple[int, ...], multiple: int) -> tuple[int, ...]:
