@@ -194,6 +194,30 @@ def test_few_images_are_shown_until_all_are_labelled(look: Callable[[str], MapWi
         expect(window.panel).to_contain_text("Nothing comes next")
 
 
+def test_panel_stays_where_it_is_read_while_a_task_goes_on(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
+    campaign, files = embedded(tmp_path, ["i0", "i1", "i2"])
+    task = {"name": "score", "title": "Scoring", "state": "running", "done": 1, "total": 9, "message": "at work"}
+    tasks = [{**task, "error": None, "started_at": time.time(), "log": [f"line {n}" for n in range(300)]}]
+    places = "[document.querySelector('.tab:not([hidden])').scrollTop, document.querySelector('.tasks pre').scrollTop]"
+    with serving(campaign, files, tasks) as url:
+        window = look(url).open()
+        window.panel.locator("summary", has_text="Last lines of its log").click()
+        word = window.panel.locator(".term").first
+        word.focus()
+        expect(window.page.get_by_role("tooltip")).to_be_visible()
+        window.page.keyboard.press("Escape")
+        window.page.evaluate("document.querySelector('.tasks pre').scrollTop = 700")
+        window.page.evaluate("document.querySelector('.tasks pre').scrollIntoView({block: 'center'})")
+        before = window.page.evaluate(places)
+        assert before[0] > 100 and before[1] == 700
+        for done in (2, 3):
+            tasks[0] |= {"done": done, "log": [*tasks[0]["log"], "one more"]}
+            expect(window.panel).to_contain_text(f"{done} of 9")
+        assert window.page.evaluate(places) == before
+        expect(word).to_be_focused()
+        expect(window.page.get_by_role("tooltip")).to_be_hidden()
+
+
 def test_names_are_shown_as_they_are_whatever_is_in_them(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
     who = "<b>Dr. Ünï</b> " + "verylongname" * 6
     campaign, files = embedded(tmp_path, ODD_IDS, budget=4)

@@ -180,7 +180,7 @@ function tasks({ tasks }) {
           "details",
           { "data-key": `log-${task.name}` },
           h("summary", {}, "Last lines of its log"),
-          h("pre", { tabindex: "0" }, task.log.join("\n")),
+          h("pre", { tabindex: "0", "data-key": `lines-${task.name}` }, task.log.join("\n")),
         ),
     );
   return h(

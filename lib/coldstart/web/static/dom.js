@@ -14,14 +14,22 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Replace what is in an element, and leave focus and open details where they were. */
+/** Replace what is in an element, and leave focus, open details and what was scrolled where they were. */
 export function fill(element, ...children) {
-  const focused = element.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-  const open = new Set([...element.querySelectorAll("details[open]")].map(one => one.dataset.key));
+  const focused = element.contains(document.activeElement) ? document.activeElement.dataset.key : null,
+    told = !tip.hidden;
+  const keyed = [...element.querySelectorAll("[data-key]")],
+    open = new Set(keyed.filter(one => one.open).map(one => one.dataset.key)),
+    places = new Map(keyed.filter(one => one.scrollTop).map(one => [one.dataset.key, one.scrollTop]));
   element.replaceChildren(...children.flat().filter(child => child !== null && child !== undefined && child !== false));
   for (const one of element.querySelectorAll("details")) if (open.has(one.dataset.key)) one.open = true;
-  if (focused) element.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+  for (const [key, top] of places) if (withKey(element, key)) withKey(element, key).scrollTop = top;
+  if (!focused) return;
+  withKey(element, focused)?.focus({ preventScroll: true });
+  if (!told) hideTip(); // a word explains itself when it gets the focus, which it had
 }
+
+const withKey = (element, key) => element.querySelector(`[data-key="${CSS.escape(key)}"]`);
 
 /** Say something to whoever hears the page. */
 export const announce = text => {
