@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -16,12 +18,14 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import background_processes, background_tasks
 from PIL import Image as Picture
 
-from coldstart.adapters.chain import QUEUED_AT, TIMES, TRIGGER, Chain
+from coldstart.adapters import chain as chain_module
+from coldstart.adapters.chain import QUEUED_AT, TIMES, TRAINING_LOCK, TRIGGER, Chain
 from coldstart.adapters.tasks import KINDS, Tasks
 from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.campaign import Campaign, LabelFile
 from coldstart.campaign.triggers import asked_request
 from coldstart.exceptions import ModelError
+from coldstart.segmentation import Model
 from coldstart.settings import Settings
 
 SETTINGS = Settings(labels={"disc": 1}, spatial_dims=2, spatial_size=(32, 32), encoder="descriptor", budget=3)
@@ -43,6 +47,14 @@ def chain(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> Chain:
     monkeypatch.setitem(background_tasks, "train", [])
     trainer = AttentionUnetTraining(campaign)
     return Chain(campaign, "attention_unet", lambda request: "max_epochs" not in request, trainer.is_running)
+
+
+@pytest.fixture
+def looking(campaign: Campaign, chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Tasks:
+    monkeypatch.setattr(async_task, "stop_background_task", async_task.stop_background_task)  # as with `run`
+    for kind in KINDS:
+        monkeypatch.setitem(background_processes, kind, {})
+    return Tasks(campaign, chain)
 
 
 def label(campaign: Campaign, image_id: str) -> None:
@@ -146,12 +158,45 @@ def test_training_that_waits_is_remembered_when_the_one_before_it_is_stopped(cam
     campaign.trainings.ask(None)
     queue("SUBMITTED", max_epochs="7", queued_at=time.time())
     background_tasks["train"][0]["status"] = "STOPPED"
-    campaign.trainings.note_ended("It was stopped.")
-    assert campaign.trainings.due() is None
-    chain.remember_waiting()
+    chain.note_stopped()
     due = campaign.trainings.due()
     assert due is not None and due.trigger == "asked"
     assert asked_request(campaign.store)["max_epochs"] == "7"
+
+
+HOLD = "import sys, time, filelock; filelock.FileLock(sys.argv[1]).acquire(); print(flush=True); time.sleep(600)"
+
+
+@pytest.mark.parametrize("other_server", [False, True])
+def test_training_that_is_stopped_while_its_model_is_checked_is_not_finished(
+    campaign: Campaign, looking: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_server: bool
+) -> None:
+    label(campaign, "a")
+    settings = campaign.settings.override({"epochs": 1})
+    used, _ = campaign.trainings.train(settings, lambda _: None)
+    metadata = {**used.metadata, "version": "20990101T000000000Z-new"}
+    versions = campaign.publisher.versions
+    versions.keep(Model(used.network, metadata), {**metadata, "began_at": time.time(), "learned": {}}, "unchecked")
+    due = campaign.trainings.due()
+    assert due is not None and due.trigger == "check"
+    lock = str(tmp_path / "another" if other_server else campaign.folder / TRAINING_LOCK)
+    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        queue("RUNNING", **{QUEUED_AT: time.time()})
+        background_processes["train"]["1"] = process
+        if other_server:
+            monkeypatch.setattr(chain_module, "STOP_LIMIT_S", 0.1)
+            with FileLock(campaign.folder / TRAINING_LOCK):
+                assert async_task.stop_background_task("train")["status"] == "STOPPED"
+        else:
+            assert async_task.stop_background_task("train")["status"] == "STOPPED"
+    assert campaign.trainings.status()["last_refused"] == "It was stopped."
+    due = campaign.trainings.due()
+    if other_server:
+        assert due is not None and due.trigger == "check", "it may be that one's model"
+    else:
+        assert due is None and versions.read(metadata["version"])["refused"] == "It was stopped."
+        assert campaign.publisher.in_use() == used.version
 
 
 def test_training_that_has_its_result_is_ending(campaign: Campaign, chain: Chain) -> None:
@@ -166,17 +211,13 @@ def test_training_that_has_its_result_is_ending(campaign: Campaign, chain: Chain
 
 
 def test_training_that_fails_while_the_server_looks_for_work_is_not_begun_again_by_that_look(
-    campaign: Campaign, chain: Chain, monkeypatch: pytest.MonkeyPatch
+    campaign: Campaign, chain: Chain, looking: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     label(campaign, "a")
     campaign.trainings.ask(None)
     task = queue("RUNNING", method="train", max_epochs="5", queued_at=time.time())
     begun: list[str] = []
     monkeypatch.setattr(chain, "begin", lambda: begun.append("train"))
-    monkeypatch.setattr(async_task, "stop_background_task", async_task.stop_background_task)
-    for kind in KINDS:
-        monkeypatch.setitem(background_processes, kind, {})
-    looking = Tasks(campaign, chain)
 
     def fails() -> dict[str, str]:
         task["status"] = "ERROR"

@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+from filelock import FileLock, Timeout
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import tasks
 
@@ -28,6 +30,10 @@ TIMES = "%Y-%m-%d %H:%M:%S"
 """How MONAI Label writes the times of its tasks."""
 OPEN = ("SUBMITTED", "RUNNING")
 """States in which MONAI Label has a task that has not ended."""
+TRAINING_LOCK = "training.lock"
+"""File in the campaign's folder of which a training has the lock, of whichever server."""
+STOP_LIMIT_S = 5.0
+"""How long whoever stops a training waits at most until its process has ended."""
 
 logger = logging.getLogger(__name__)
 _run = AsyncTask.run
@@ -123,8 +129,13 @@ class Chain:
         """Whether a training of this server runs."""
         return any(task["status"] == "RUNNING" for task in self._open())
 
-    def remember_waiting(self) -> None:
-        """Keep in the store that a training still waits, after somebody has stopped the one before it."""
+    def note_stopped(self) -> None:
+        """Note that somebody stopped the training that ran; one that waits is still to come."""
+        trainings, reason = self._campaign.trainings, "It was stopped."
+        trainings.note_ended(reason)
+        # With this lock its process has ended, and what waits to be checked is no model of another server's training.
+        with suppress(Timeout), FileLock(self._campaign.folder / TRAINING_LOCK, timeout=STOP_LIMIT_S):
+            trainings.give_up_unchecked(reason)
         for task in self._open()[:1]:
             self._remember(task)
 

@@ -182,8 +182,7 @@ class Tasks:
             if task is not None and not task.get("details"):
                 task["details"] = ["Stopped before it said anything."]
             if task is not None and kind == "train":
-                self._campaign.trainings.note_ended("It was stopped.")
-                self._chain.remember_waiting()
+                self._chain.note_stopped()
             return task
 
     def _give_up_lost(self) -> None:

@@ -14,7 +14,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import BasicTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from coldstart.adapters.chain import TRIGGER
+from coldstart.adapters.chain import TRAINING_LOCK, TRIGGER
 from coldstart.adapters.errors import answered
 from coldstart.adapters.training_stats import OF_THE_MODEL, RunningStats, read_stats, write_stats
 from coldstart.campaign import Campaign
@@ -47,7 +47,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
     def __init__(self, campaign: Campaign):
         settings = campaign.settings
         self._campaign = campaign
-        self._lock_path = campaign.folder / "training.lock"
+        self._lock_path = campaign.folder / TRAINING_LOCK
         self._running_path = campaign.model_path.parent / "training_running.json"
         super().__init__(
             model_dir=str(campaign.model_path.parent),

@@ -124,18 +124,30 @@ class Trainings:
         except StoreError as error:
             logger.warning("The training that has ended may begin again by itself: %s", error)
 
+    def give_up_unchecked(self, reason: str) -> None:
+        """Leave unused the models that wait to be compared with the one in use."""
+        versions = self._publisher.versions
+        for version in self._unchecked():
+            try:
+                versions.write(version, {**versions.read(version), "refused": reason}, "done")
+            except ModelError as error:
+                logger.warning("A model that nobody wants any more may be used: %s", error)
+
     def check_waiting(self) -> int:
         """Check the models whose training was killed before it could; return how many there were."""
-        waiting = [version for version, state in self._publisher.versions.states().items() if state == "unchecked"]
+        waiting = self._unchecked()
         for version in waiting:
             self._publisher.check(version, self._settings())
         return len(waiting)
 
     def due(self) -> Due | None:
         """Tell whether the server is to train now, and why."""
-        if "unchecked" in self._publisher.versions.states().values():
+        if self._unchecked():
             return Due("check", "a trained model waits to be compared with the one in use")
         return self.triggers.due(self._settings())
+
+    def _unchecked(self) -> list[str]:
+        return [version for version, state in self._publisher.versions.states().items() if state == "unchecked"]
 
     def ask(self, who: str | None) -> None:
         """Have the server train as soon as it can: now, or once after the training that runs.
