@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from segmentation_helpers import image_of
+from torch.nn.functional import interpolate
 
 from coldstart.exceptions import ImageError
-from coldstart.segmentation import Model, prepare_image, prepare_label, segment
+from coldstart.segmentation import Model, prepare_image, prepare_label, preprocess, segment
 from coldstart.segmentation.metrics import image_dice
 from coldstart.segmentation.preprocess import classes_on_grid, resize
 
@@ -19,6 +20,10 @@ def ellipse(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     centre = (np.array(shape) * rng.uniform(0.36, 0.58, len(shape))).reshape(column)
     radius = (np.array(shape) * rng.uniform(0.17, 0.3, len(shape))).reshape(column)
     return (((grid - centre) / radius) ** 2).sum(axis=0) < 1
+
+
+def in_plane(channels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return interpolate(channels[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
 class Oracle(torch.nn.Module):
@@ -111,6 +116,27 @@ class TestResize:
         volume = torch.rand(2, 5, 7, 6, generator=torch.Generator().manual_seed(0))
         expected = torch.nn.functional.interpolate(volume[None], size=(11, 16, 9), mode="trilinear")[0]
         torch.testing.assert_close(resize(volume, (11, 16, 9)), expected)
+
+    @pytest.mark.parametrize("size", [(48, 32, 16), (20, 70, 9), (17, 31, 33)])
+    def test_volume_in_two_passes_lies_as_if_z_were_the_last_axis_of_both(self, size):
+        volume = torch.randn(2, 17, 31, 5, generator=torch.Generator().manual_seed(0))
+        planes = in_plane(volume.movedim(3, 1).flatten(0, 1), size[:2]).unflatten(0, (2, 5)).flatten(2)
+        expected = in_plane(planes.movedim(1, 2), (size[0] * size[1], size[2])).reshape(2, *size)
+        resized = resize(volume, size)
+        assert torch.equal(resized, expected)
+        assert resized.is_contiguous()  # what is summed over it next is summed in this order
+
+    def test_no_pass_has_more_rows_than_a_gpu_writes(self, monkeypatch):
+        heights = []
+
+        def look(channels, size, **options):
+            heights.append(size[0])
+            return interpolate(channels, size=size, **options)
+
+        monkeypatch.setattr(preprocess, "interpolate", look)
+        assert resize(torch.zeros(2, 800, 800, 4), (800, 800, 8)).shape == (2, 800, 800, 8)
+        assert len(heights) == 2
+        assert max(heights) <= 8 * 65535  # blocks of 8 rows, of which a grid of CUDA has at most so many
 
 
 class TestPrepareLabel:

@@ -112,12 +112,12 @@ def resize(channels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         return channels
     if len(spatial) == 2:
         return _resize_2d(channels, size)
-    # torch anti-aliases in 2D only; the filter is separable, so two passes do the same: first x and y, then z
+    # torch anti-aliases in 2D only; the filter is separable, so two passes do the same: first x and y, then z. There
+    # all of x and y is the width: on a GPU torch leaves all rows of a result unwritten that are beyond 8 * 65,535
     x, y, z = size
     n_channels = len(channels)
-    plane = _resize_2d(channels.movedim(3, 1).flatten(0, 1), (x, y))
-    plane = plane.reshape(n_channels, spatial[2], x * y).movedim(1, 2)
-    return _resize_2d(plane, (x * y, z)).reshape(n_channels, x, y, z)
+    plane = _resize_2d(channels.movedim(3, 1).flatten(0, 1), (x, y)).reshape(n_channels, spatial[2], x * y)
+    return _resize_2d(plane, (z, x * y)).movedim(1, 2).reshape(n_channels, x, y, z).contiguous()
 
 
 def classes_on_grid(probabilities: torch.Tensor, size: Sequence[int]) -> NDArray[Any]:
