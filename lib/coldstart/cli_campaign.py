@@ -92,14 +92,14 @@ def _open(studies: str, preset: str | None, conf: list[str] | None, *, begin: bo
 
 
 def _embed(opened: OpenedCampaign) -> Document:
-    from coldstart.campaign.overview import overview
+    from coldstart.campaign.overview import NOTHING_USABLE, overview
 
     started = time.monotonic()
     with watching(opened.campaign, "embedding"):
         count = opened.campaign.embed()
     found = overview(opened.campaign)
-    if not found["images"]:
-        _refuse_empty(found)
+    if found["phase"] == NOTHING_USABLE:
+        raise ImageError(found["phase_sentence"])
     kept = ("images", "held_out", "encoder", "projection", "planned", "budget", "n_set_aside", "set_aside")
     return {
         "embedded": count,
@@ -107,16 +107,6 @@ def _embed(opened: OpenedCampaign) -> Document:
         "seconds": round(time.monotonic() - started, 1),
         "state_dir": str(opened.campaign.folder),
     }
-
-
-def _refuse_empty(found: Mapping[str, Any]) -> None:
-    if found["set_aside"]:
-        raise ImageError(
-            f"None of the {found['n_set_aside']} images can be used. The first: {found['set_aside'][0]['reason']}"
-        )
-    if found["held_out"]:
-        raise ImageError(f"All {found['held_out']} images are held out; there is none to be labelled.")
-    raise ImageError("There are no images. If they are in an archive, --conf modalities names the series to use.")
 
 
 def _show_embedding(found: Document) -> None:

@@ -194,6 +194,34 @@ def test_few_images_are_shown_until_all_are_labelled(look: Callable[[str], MapWi
         expect(window.panel).to_contain_text("Nothing comes next")
 
 
+@pytest.mark.parametrize(
+    ("held_out", "sentence"),
+    [
+        ((), "None of the 2 images can be used. The first: Image i0.png cannot be used"),
+        (("i1",), "None of the 2 images can be used: 1 cannot be read, the others are held out. The first: Image i0"),
+        (("i0", "i1"), "All 2 images are held out; there is none to be labelled."),
+    ],
+    ids=["set aside", "both", "held out"],
+)
+def test_images_that_cannot_be_used_are_not_waited_for(
+    look: Callable[[str], MapWindow], tmp_path: Path, held_out: tuple[str, ...], sentence: str
+) -> None:
+    files = {name: tmp_path / f"{name}.png" for name in ("i0", "i1")}
+    for seed, (image_id, path) in enumerate(files.items()):
+        write_noise(path, seed)
+        if image_id not in held_out:
+            path.write_bytes(path.read_bytes()[:100])
+    (tmp_path / "heldout.txt").write_text("\n".join(held_out))
+    campaign = Campaign(SETTINGS.override({"heldout": tmp_path / "heldout.txt"}), tmp_path / "state")
+    campaign.sync(files, {})
+    campaign.embed()
+    with serving(campaign, files) as url:
+        window = look(url).open()
+        expect(window.page.locator("#notice")).to_contain_text(sentence)
+        expect(window.page.locator("#progress")).to_contain_text("No usable images")
+        expect(window.panel).to_contain_text(sentence)
+
+
 def test_panel_stays_where_it_is_read_while_a_task_goes_on(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
     campaign, files = embedded(tmp_path, ["i0", "i1", "i2"])
     task = {"name": "score", "title": "Scoring", "state": "running", "done": 1, "total": 9, "message": "at work"}

@@ -427,7 +427,8 @@ def test_json_is_what_any_browser_reads(site: Site) -> None:
 def test_campaign_before_anything_is_embedded(open_site: Callable[..., Site]) -> None:
     site = open_site()
     assert site.table()["image_id"] == []
-    assert site.campaign_answer()["phase"] == "before_embedding"
+    assert site.campaign_answer()["phase"] == "nothing_usable"
+    assert site.campaign_answer()["phase_sentence"].startswith("There are no images.")
     for number in range(3):
         path = site.folder / "studies" / f"p{number}.png"
         draw(path, number)

@@ -16,6 +16,8 @@ from coldstart.campaign.pool import MAX_SET_ASIDE
 from coldstart.campaign.shown import without_folders
 from coldstart.store import Image, Label, Plan, Progress, Revision, Serving
 
+NOTHING_USABLE = "nothing_usable"
+"""The phase of a campaign without an image that could be labelled."""
 MAX_PROBLEMS = 100
 """How many labels that cannot be learned from are named with what is wrong."""
 
@@ -42,7 +44,8 @@ def overview(campaign: Campaign) -> dict[str, Any]:
             ],
             "chosen": campaign.chosen_settings(),
         }
-    phase, sentence = _phase(status)
+        n_present = session.scalar(select(func.count()).select_from(Image).where(Image.present)) or 0
+    phase, sentence = _phase(status) if status["images"] else (NOTHING_USABLE, _nothing_usable(n_present, **found))
     return {
         **{name: status[name] for name in _OF_THE_STATUS},
         "spatial_dims": settings.spatial_dims,
@@ -80,7 +83,7 @@ def revisions(session: Session) -> Sequence[Any]:
 
 def _phase(status: dict[str, Any]) -> tuple[str, str]:
     labelled, budget, images = status["labelled"], status["budget"], status["images"]
-    if images and labelled >= images:
+    if labelled >= images:
         return "done", f"All {images} images are labelled."
     if status["planned"] is None:
         return "before_embedding", "The images are being embedded; until then, Next Sample draws at random."
@@ -96,6 +99,15 @@ def _phase(status: dict[str, Any]) -> tuple[str, str]:
     return "plan_complete", (
         f"The plan is labelled; until the first model has {missing}, the farthest points of the map come next."
     )
+
+
+def _nothing_usable(n_present: int, n_set_aside: int, set_aside: Sequence[dict[str, Any]], **_: Any) -> str:
+    if not n_present:
+        return "There are no images. If they are in an archive, --conf modalities names the series to use."
+    if not n_set_aside:
+        return f"All {n_present} images are held out; there is none to be labelled."
+    held_out = f": {n_set_aside} cannot be read, the others are held out" if n_set_aside < n_present else ""
+    return f"None of the {n_present} images can be used{held_out}. The first: {set_aside[0]['reason']}"
 
 
 def _are(count: int) -> str:

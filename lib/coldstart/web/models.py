@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from coldstart.campaign.curve import LearningCurve
 
 ImageState = Literal["pool", "planned", "served", "labelled", "held_out", "set_aside", "skipped"]
-Phase = Literal["before_embedding", "cold_start", "plan_complete", "active", "done"]
+Phase = Literal["nothing_usable", "before_embedding", "cold_start", "plan_complete", "active", "done"]
 TaskState = Literal["waiting", "running", "done", "failed", "stopped"]
 
 

@@ -9,6 +9,7 @@ import { training } from "./training.js";
 const DAYS_SHOWN = 7;
 const TASK_STATES = { running: "running", done: "done", failed: "failed", waiting: "waiting", stopped: "stopped" };
 const PHASES = {
+  nothing_usable: "No usable images",
   before_embedding: "Getting ready",
   cold_start: "First batch",
   plan_complete: "First batch used up",

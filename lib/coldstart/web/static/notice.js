@@ -19,6 +19,8 @@ export function drawNotice(drawn = false) {
     nOnMap = known.map.x.length - nOffMap;
   box.hidden = nOnMap > 0;
   if (nOnMap + nOffMap === 0) fill(box, h("h2", {}, "No images yet"), h("p", {}, EMPTY));
+  else if (known.campaign?.phase === "nothing_usable")
+    fill(box, h("h2", {}, "No image can be used"), h("p", {}, known.campaign.phase_sentence));
   else if (!nOnMap) {
     const reading = known.campaign?.tasks.find(task => task.name === "embedding" && task.state === "running");
     fill(
