@@ -23,7 +23,7 @@ from coldstart.adapters.chain import QUEUED_AT, TIMES, TRAINING_LOCK, TRIGGER, C
 from coldstart.adapters.tasks import KINDS, Tasks
 from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.campaign import Campaign, LabelFile
-from coldstart.campaign.triggers import asked_request
+from coldstart.campaign.triggers import ask, asked_request
 from coldstart.exceptions import ModelError
 from coldstart.segmentation import Model
 from coldstart.settings import Settings
@@ -65,7 +65,12 @@ def label(campaign: Campaign, image_id: str) -> None:
 
 def queue(status: str, **request: Any) -> dict[str, Any]:
     """A training as MONAI Label knows it."""
-    task = {"id": "1", "status": status, "request": request, "start_ts": datetime.now().strftime(TIMES)}
+    task = {
+        "id": "1",
+        "status": status,
+        "request": {QUEUED_AT: time.time(), **request},
+        "start_ts": datetime.now().strftime(TIMES),
+    }
     background_tasks["train"].append(task)
     return task
 
@@ -83,13 +88,12 @@ def test_second_click_joins_the_first(campaign: Campaign, chain: Chain) -> None:
     assert due is not None and due.trigger == "asked"
 
 
-@pytest.mark.parametrize("request_", [{TRIGGER: "labels", QUEUED_AT: 0.0}, {}])
+@pytest.mark.parametrize("request_", [{TRIGGER: "labels"}, {}])
 def test_click_beside_a_training_joins_it_unless_there_is_a_new_label(
     campaign: Campaign, chain: Chain, request_: dict[str, Any]
 ) -> None:
     label(campaign, "a")
-    time.sleep(1.1)  # MONAI Label notes whole seconds
-    task = queue("RUNNING", **(request_ and {**request_, QUEUED_AT: time.time()}))
+    task = queue("RUNNING", **request_)
     assert not chain.ask("ann") and campaign.trainings.due() is None
     label(campaign, "b")
     assert chain.ask("ann"), "it may not learn from that one"
@@ -100,9 +104,21 @@ def test_click_beside_a_training_joins_it_unless_there_is_a_new_label(
 
 def test_click_beside_a_training_with_other_settings_wants_another_one(campaign: Campaign, chain: Chain) -> None:
     label(campaign, "a")
-    time.sleep(1.1)
     queue("RUNNING", max_epochs="1")
     assert chain.ask("ann")
+
+
+def test_click_before_a_training_with_other_settings_has_begun_is_not_forgotten(
+    campaign: Campaign, chain: Chain
+) -> None:
+    label(campaign, "a")
+    task = queue("RUNNING", max_epochs="1")
+    ask(campaign.store, None, task["request"], at=task["request"][QUEUED_AT])
+    assert chain.ask("ann")
+    AttentionUnetTraining(campaign)({"model": "attention_unet", **task["request"]}, None)
+    task["status"] = "DONE"
+    due = campaign.trainings.due()
+    assert due is not None and due.trigger == "asked" and asked_request(campaign.store) == {}
 
 
 def test_click_beside_a_training_that_waits_joins_it(campaign: Campaign, chain: Chain) -> None:
@@ -127,7 +143,7 @@ def test_click_after_a_failure_tries_again_at_once(campaign: Campaign, chain: Ch
 def test_training_that_failed_for_a_viewer_is_not_tried_again_by_itself(campaign: Campaign, chain: Chain) -> None:
     label(campaign, "a")
     campaign.trainings.ask(None)
-    task = queue("RUNNING", max_epochs="5", queued_at=time.time())
+    task = queue("RUNNING", max_epochs="5")
     assert chain.due("The embedding was killed.") != {}, "it has not failed"
     task["status"] = "ERROR"
     assert chain.due("The training was killed.") == {}
@@ -138,7 +154,7 @@ def test_training_that_failed_for_a_viewer_is_not_tried_again_by_itself(campaign
 def test_training_that_the_server_began_and_that_failed_is_tried_again(campaign: Campaign, chain: Chain) -> None:
     label(campaign, "a")
     campaign.trainings.ask("ann")
-    queue("ERROR", trigger="asked", queued_at=time.time())
+    queue("ERROR", trigger="asked")
     assert chain.due("The training was killed.") != {}
 
 
@@ -154,11 +170,11 @@ def test_training_that_another_server_does_is_not_begun_here(campaign: Campaign,
 def test_training_that_waits_is_remembered_when_the_one_before_it_is_stopped(campaign: Campaign, chain: Chain) -> None:
     label(campaign, "a")
     campaign.trainings.ask(None)
-    queue("RUNNING", queued_at=time.time())
-    campaign.trainings.ask(None)
-    queue("SUBMITTED", max_epochs="7", queued_at=time.time())
-    background_tasks["train"][0]["status"] = "STOPPED"
-    chain.note_stopped()
+    stopped = queue("RUNNING")
+    waiting = queue("SUBMITTED", max_epochs="7")
+    ask(campaign.store, None, waiting["request"], at=waiting["request"][QUEUED_AT])
+    stopped["status"] = "STOPPED"
+    chain.note_stopped(stopped)
     due = campaign.trainings.due()
     assert due is not None and due.trigger == "asked"
     assert asked_request(campaign.store)["max_epochs"] == "7"
@@ -182,7 +198,7 @@ def test_training_that_is_stopped_while_its_model_is_checked_is_not_finished(
     lock = str(tmp_path / "another" if other_server else campaign.folder / TRAINING_LOCK)
     with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline()
-        queue("RUNNING", **{QUEUED_AT: time.time()})
+        queue("RUNNING")
         background_processes["train"]["1"] = process
         if other_server:
             monkeypatch.setattr(chain_module, "STOP_LIMIT_S", 0.1)
@@ -204,7 +220,7 @@ def test_training_that_has_its_result_is_ending(campaign: Campaign, chain: Chain
     campaign.trainings.note_ended("It was stopped.")
     assert not chain.is_ending(), "none runs"
     time.sleep(0.01)
-    queue("RUNNING", **{QUEUED_AT: time.time()})
+    queue("RUNNING")
     assert not chain.is_ending(), "that was the one before"
     campaign.trainings.note_ended("It was stopped.")
     assert chain.is_ending()
@@ -215,7 +231,7 @@ def test_training_that_fails_while_the_server_looks_for_work_is_not_begun_again_
 ) -> None:
     label(campaign, "a")
     campaign.trainings.ask(None)
-    task = queue("RUNNING", method="train", max_epochs="5", queued_at=time.time())
+    task = queue("RUNNING", method="train", max_epochs="5")
     begun: list[str] = []
     monkeypatch.setattr(chain, "begin", lambda: begun.append("train"))
 

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -26,6 +25,7 @@ from coldstart.exceptions import ColdStartError
 TRIGGER = "trigger"
 """Key of a training's request: which trigger the server began it for. A viewer's has none."""
 QUEUED_AT = "queued_at"
+"""Key of a training's request: when it was made, in seconds since 1970; what is asked later is asked of another one."""
 TIMES = "%Y-%m-%d %H:%M:%S"
 """How MONAI Label writes the times of its tasks."""
 OPEN = ("SUBMITTED", "RUNNING")
@@ -81,7 +81,7 @@ class Chain:
         """
         due = self._campaign.trainings.due()
         if failure is not None and due is not None and due.trigger == "asked" and self._has_failed_for_a_viewer():
-            self._campaign.trainings.note_ended(failure)
+            self._campaign.trainings.note_ended(failure, _queued_at(tasks("train")[-1]))
             due = self._campaign.trainings.due()
         self.reason = due.sentence if due is not None else None
         if due is None or (not self._open() and self._is_training()):  # what another server does need not be done here
@@ -91,12 +91,13 @@ class Chain:
 
     def begin(self) -> None:
         """Begin the training that is due."""
+        queued_at = time.time()
         due = self._campaign.trainings.due()
         if due is None:
             return
         asked = asked_request(self._campaign.store) if due.trigger == "asked" else {}
         logger.info("A training begins by itself: %s.", due.sentence)
-        own = {"model": self._model, TRIGGER: due.trigger, QUEUED_AT: time.time()}
+        own = {"model": self._model, TRIGGER: due.trigger, QUEUED_AT: queued_at}
         _run("train", request={**asked, **own}, enqueue=True)
 
     def ask(self, who: str | None) -> bool:
@@ -121,7 +122,7 @@ class Chain:
         if len(open_) > 1 or open_[0]["status"] != "RUNNING":
             return True
         situation = self._campaign.trainings.triggers.situation(self._campaign.settings)
-        if situation.asked_at is not None and situation.asked_at >= _queued_at(open_[0]):
+        if situation.asked_at is not None and situation.asked_at > _queued_at(open_[0]):
             return True
         return self._is_plain(open_[0]["request"]) and not self._has_news(open_[0])
 
@@ -129,23 +130,20 @@ class Chain:
         """Whether a training of this server runs."""
         return any(task["status"] == "RUNNING" for task in self._open())
 
-    def note_stopped(self) -> None:
-        """Note that somebody stopped the training that ran; one that waits is still to come."""
+    def note_stopped(self, task: Mapping[str, Any]) -> None:
+        """Note that somebody stopped a training; one that was asked for since it was queued is still to come."""
         trainings, reason = self._campaign.trainings, "It was stopped."
-        trainings.note_ended(reason)
+        trainings.note_ended(reason, _queued_at(task))
         # With this lock its process has ended, and what waits to be checked is no model of another server's training.
         with suppress(Timeout), FileLock(self._campaign.folder / TRAINING_LOCK, timeout=STOP_LIMIT_S):
             trainings.give_up_unchecked(reason)
-        for task in self._open()[:1]:
-            self._remember(task)
 
-    def _remember(self, task: dict[str, Any]) -> None:
+    def _remember(self, task: Mapping[str, Any]) -> None:
         """Keep in the store what a viewer asked for, so that the next server does it if this one is killed."""
         try:
-            ask(self._campaign.store, None, task["request"])
+            ask(self._campaign.store, None, task["request"], at=_queued_at(task))
         except ColdStartError as error:
             logger.warning("The training is forgotten if the server is killed: %s", error)
-        task["request"][QUEUED_AT] = time.time()
 
     def _has_failed_for_a_viewer(self) -> bool:
         """Whether the newest training has failed, and is what a viewer asked for last."""
@@ -184,7 +182,8 @@ class Chain:
         if method != "train" or force_sync:
             result: tuple[Any, str | None] = _run(method, request, params, force_sync, enqueue)
             return result
-        asked = {**(request or {}), **(params or {})}
+        params = {**(params or {}), QUEUED_AT: time.time()}
+        asked = {**(request or {}), **params}
         open_ = self._open()
         if len(open_) > 1:
             open_[-1]["request"].update(asked)
@@ -203,6 +202,4 @@ class Chain:
 
 
 def _queued_at(task: Mapping[str, Any]) -> float:
-    """When a training was queued, or for one that a viewer asked for, the whole second in which it was."""
-    noted = task["request"].get(QUEUED_AT)
-    return float(noted) if noted is not None else datetime.strptime(task["start_ts"], TIMES).timestamp()
+    return float(task["request"][QUEUED_AT])

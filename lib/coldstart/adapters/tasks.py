@@ -182,7 +182,7 @@ class Tasks:
             if task is not None and not task.get("details"):
                 task["details"] = ["Stopped before it said anything."]
             if task is not None and kind == "train":
-                self._chain.note_stopped()
+                self._chain.note_stopped(task)
             return task
 
     def _give_up_lost(self) -> None:

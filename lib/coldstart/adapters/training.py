@@ -14,7 +14,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import BasicTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from coldstart.adapters.chain import TRAINING_LOCK, TRIGGER
+from coldstart.adapters.chain import QUEUED_AT, TRAINING_LOCK, TRIGGER
 from coldstart.adapters.errors import answered
 from coldstart.adapters.training_stats import OF_THE_MODEL, RunningStats, read_stats, write_stats
 from coldstart.campaign import Campaign
@@ -147,6 +147,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
                     rank=rank,
                     world_size=world_size if multi_gpu else 1,
                     trigger=request.get(TRIGGER),
+                    taken_at=request.get(QUEUED_AT),
                 )
         finally:
             give_back()  # where the server trained in its own process

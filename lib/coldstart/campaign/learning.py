@@ -26,7 +26,7 @@ from coldstart.store import Image, Label, Model, Scoring, Store
 
 TRAINED, REFUSED, ROLLED_BACK = "training", "training_refused", "rollback"
 """Kinds of lines in the log: a model came into use, a training gave none, an earlier model came back."""
-_OF_AN_ATTEMPT = ("began_at", "learned", "trigger", "config", "comparison")
+_OF_AN_ATTEMPT = ("began_at", "taken_at", "learned", "trigger", "config", "comparison")
 
 logger = logging.getLogger(__name__)
 

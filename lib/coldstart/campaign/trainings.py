@@ -54,6 +54,7 @@ class Trainings:
         rank: int = 0,
         world_size: int = 1,
         trigger: str | None = None,
+        taken_at: float | None = None,
     ) -> tuple[Model, Evaluation | None]:
         """Train on every usable label from scratch, judge the model on the held-out images, and put it into use.
 
@@ -73,6 +74,9 @@ class Trainings:
             Of this process in a training on several GPUs; the first one publishes.
         trigger : str, optional
             Why there is a training, for the log.
+        taken_at : float, optional
+            When it was decided on, in seconds since 1970: what was asked later is asked of another one. By default
+            when it begins.
 
         Raises
         ------
@@ -87,7 +91,7 @@ class Trainings:
         with capped(device, settings.gpu_memory_fraction):
             if card.is_shared:
                 card.find_room(least_bytes(config, device))
-            attempt = self._begin_attempt(trigger)
+            attempt = self._begin_attempt(trigger, taken_at)
             labelled = self.require_images()
             try:
                 model = train(
@@ -111,16 +115,25 @@ class Trainings:
             model, evaluation, _ = self._publisher.check(model.version, where)
             return model, evaluation
 
-    def _begin_attempt(self, trigger: str | None) -> dict[str, Any]:
+    def _begin_attempt(self, trigger: str | None, taken_at: float | None) -> dict[str, Any]:
         """What is known of a training when it begins: a label that is saved from now on is new to the next one."""
         with self._store.reading() as session:
             learned = {image_id: signature for image_id, signature, _ in labels_to_learn_from(session)}
-        return {"began_at": time.time(), "learned": learned, "trigger": trigger}
+        now = time.time()
+        return {
+            "began_at": now,
+            "taken_at": now if taken_at is None else taken_at,
+            "learned": learned,
+            "trigger": trigger,
+        }
 
-    def note_ended(self, reason: str) -> None:
-        """Note that a training was stopped, or failed: it does not begin again before there is a new reason."""
+    def note_ended(self, reason: str, taken_at: float | None = None) -> None:
+        """Note that a training was stopped, or failed: it does not begin again before there is a new reason.
+
+        What was asked after `taken_at`, by default now, is such a reason.
+        """
         try:
-            learning.record_refused(self._store, self._begin_attempt(None), reason)
+            learning.record_refused(self._store, self._begin_attempt(None, taken_at), reason)
         except StoreError as error:
             logger.warning("The training that has ended may begin again by itself: %s", error)
 

@@ -27,12 +27,14 @@ _LINES = Base.metadata.tables["decisions"]
 class Attempt(NamedTuple):
     """The last training that ended, with a model for use or without.
 
-    `line` is its number in the log. `learned` has the signature of each label that it learned from, or None where only
-    the image is known; `said` is what the model was found to be, or why there is none.
+    `line` is its number in the log. What was asked after `taken_at` was asked of another one. `learned` has the
+    signature of each label that it learned from, or None where only the image is known; `refused` is why no model of it
+    is used.
     """
 
     line: int
     began_at: float
+    taken_at: float
     ended_at: float
     learned: Mapping[str, str | None]
     refused: str | None
@@ -89,8 +91,8 @@ class Triggers:
         return self._attempt[1]
 
 
-def ask(store: Store, who: str | None, request: Mapping[str, Any] | None = None) -> None:
-    """Have the server train as soon as it can: now, or once after the training that runs.
+def ask(store: Store, who: str | None, request: Mapping[str, Any] | None = None, *, at: float | None = None) -> None:
+    """Have the server train as soon as it can: now, or once after the training that runs; `at` is by default now.
 
     Raises
     ------
@@ -99,7 +101,7 @@ def ask(store: Store, who: str | None, request: Mapping[str, Any] | None = None)
     """
     require_training_images(store)
     with store.writing() as session:
-        record(session, ASKED, {"request": dict(request or {})}, who=who)
+        record(session, ASKED, {"request": dict(request or {})}, who=who, at=at)
 
 
 def asked_request(store: Store) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def _count_labelled(session: Session) -> int:
 
 
 def _asked_at(session: Session, attempt: Attempt | None) -> float | None:
-    """When somebody last asked, unless a training has begun since.
+    """When somebody last asked, unless a training has taken that up.
 
     After the end of a training the order in the log tells, whatever became of the clock; before it the time.
     """
@@ -133,7 +135,7 @@ def _asked_at(session: Session, attempt: Attempt | None) -> float | None:
     if asked is None:
         return None
     line, at = asked.tuple()
-    if attempt is None or line > attempt.line or attempt.began_at < at <= attempt.ended_at:
+    if attempt is None or line > attempt.line or attempt.taken_at < at <= attempt.ended_at:
         return float(at)
     return None
 
@@ -157,4 +159,5 @@ def _read_attempt(session: Session, line: int) -> Attempt:
     if learned is None:  # a model from elsewhere, or of an earlier version of this app
         learned = dict.fromkeys(details.get("training_images") or ())
     began_at = details.get("began_at") or at
-    return Attempt(line, began_at, at, learned, details.get("reason"), details.get("trigger"))
+    taken_at = details.get("taken_at") or began_at
+    return Attempt(line, began_at, taken_at, at, learned, details.get("reason"), details.get("trigger"))
