@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import resource
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,14 +68,14 @@ def give_back() -> None:
 
 
 def available_memory(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process can still have: of the machine, and of what a container or a unit of systemd may take.
+    """Bytes that this process can still have: of the machine, of its container or unit of systemd, of its own limit.
 
     Parameters
     ----------
     control_groups : Path
         Where Linux shows them (version 2).
     """
-    free = int(psutil.virtual_memory().available)
+    free = min(int(psutil.virtual_memory().available), _left_by_the_limit())
     try:
         own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
         folder = next(one for one in (control_groups / own, control_groups) if (one / "memory.max").is_file())
@@ -86,6 +88,12 @@ def available_memory(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
         return free
     # What was read from files counts as used there, and is given up as soon as somebody needs the room.
     return min(free, int(limit) - used + int(numbers.get("inactive_file", 0)))
+
+
+def _left_by_the_limit() -> int:
+    """Bytes that `ulimit -d` leaves; what a process reads from files and shares does not count there."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else max(0, limit - psutil.Process().memory_info().data)
 
 
 def halved(batch_size: int) -> tuple[int, ...]:

@@ -1,7 +1,10 @@
+import resource
+
 import psutil
 import pytest
 import torch
 
+from coldstart.exceptions import ModelError
 from coldstart.segmentation import TrainingConfig, evaluate, train, training_memory
 from coldstart.segmentation.training_memory import Placement, place, step_bytes
 
@@ -54,6 +57,28 @@ def test_pictures_are_never_cut(small_config):
 def test_free_memory_of_a_cpu_is_the_machines():
     free = training_memory.free_bytes(torch.device("cpu"))
     assert 0 < free < psutil.virtual_memory().total
+
+
+@pytest.fixture
+def little_left():
+    """Has this process take no more than 300 MB beyond what it has."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (psutil.Process().memory_info().data + 300 * MB, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def test_free_memory_of_a_cpu_is_what_the_limit_of_the_process_leaves(little_left):
+    assert 200 * MB < training_memory.free_bytes(torch.device("cpu")) <= 301 * MB
+
+
+@pytest.mark.parametrize(("n_learnt", "n_judged", "side"), [(100, 0, 1024), (1, 8, 4096)])
+def test_images_that_do_not_fit_into_memory_end_in_a_sentence(
+    disks, small_config, little_left, n_learnt, n_judged, side
+):
+    config = small_config(spatial_size=(side, side), epochs=1)
+    with pytest.raises(ModelError, match=r"Loading the images of the training ran out of memory .* published"):
+        train([disks[0]] * n_learnt, config, validation=[disks[0]] * n_judged)
 
 
 def test_volumes_too_large_for_the_device_train_by_patches(balls, small_config, monkeypatch, caplog):

@@ -20,7 +20,7 @@ import torch
 from torch.utils import deterministic as determinism
 
 from coldstart.exceptions import ModelError
-from coldstart.memory import halved, in_smaller_batches
+from coldstart.memory import enough_memory, halved, in_smaller_batches
 from coldstart.segmentation.card import Card
 from coldstart.segmentation.config import Sample, TrainingConfig
 from coldstart.segmentation.course import Course, EpochReport
@@ -29,6 +29,8 @@ from coldstart.segmentation.network import resolve_device
 from coldstart.segmentation.training_memory import find_placement
 from coldstart.segmentation.training_set import load_training_set
 from coldstart.segmentation.validation import Validation
+
+REMEDY = "Nothing was published. Free memory on the device, or lower --conf batch_size or --conf spatial_size."
 
 
 def train(
@@ -84,8 +86,9 @@ def train(
     `coldstart.segmentation.training_memory` has the rule.
     """
     where = card or Card(resolve_device(config.device, rank))
-    data = load_training_set(samples, config)
-    judged = Validation(validation if rank == 0 else (), config)
+    with enough_memory(what="Loading the images of the training", remedy=REMEDY, error=ModelError):
+        data = load_training_set(samples, config)
+        judged = Validation(validation if rank == 0 else (), config)
     placement = find_placement(config, data.nbytes, where.device, world_size)
 
     def fit(batch_size: int) -> Model:
@@ -114,7 +117,7 @@ def train(
         fit,
         halved(config.batch_size) if world_size == 1 else (config.batch_size,),
         what=f"The training on a grid of {' x '.join(map(str, config.spatial_size))}",
-        remedy="Nothing was published. Free memory on the device, or lower --conf batch_size or --conf spatial_size.",
+        remedy=REMEDY,
         error=ModelError,
     )
 

@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-import psutil
 import torch
 from torch import distributed
 
-from coldstart.memory import ran_out_of_memory
+from coldstart.memory import available_memory, ran_out_of_memory
 from coldstart.segmentation.config import SMALLEST_AXIS, TrainingConfig
 from coldstart.segmentation.network import STRIDE, build_network
 
@@ -114,13 +113,13 @@ def step_bytes(config: TrainingConfig, grid: Sequence[int], mixed_precision: boo
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a device that nothing uses and this process may take; for a CPU that of the machine."""
+    """Memory of a device that nothing uses and this process may take; for a CPU `available_memory`."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device)
         free, total = free_and_total(device)
         allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
         return int(min(free, allowed)) + reserved - torch.cuda.memory_allocated(device)
-    return int(psutil.virtual_memory().available)
+    return available_memory()
 
 
 def free_and_total(device: torch.device) -> tuple[int, int]:
