@@ -28,24 +28,27 @@ def overview(campaign: Campaign) -> dict[str, Any]:
     with campaign.store.reading() as session:
         silhouettes = session.scalar(select(Plan.silhouettes).order_by(Plan.id.desc()).limit(1))
         set_aside = (Image.present, Image.problem.is_not(None))
-        n_set_aside = session.scalar(select(func.count()).select_from(Image).where(*set_aside))
+        n_set_aside = session.scalar(select(func.count()).select_from(Image).where(*set_aside)) or 0
         aside = select(Image.image_id, Image.problem, Image.path).where(*set_aside).order_by(Image.image_id)
         problems = select(Label.problem, Image.path, Label.path).join(Image).where(Label.problem.is_not(None))
+        reasons = [
+            {"image_id": image_id, "reason": without_folders(why or "", path)}
+            for image_id, why, path in session.execute(aside.limit(MAX_SET_ASIDE)).tuples()
+        ]
         found = {
             "silhouettes": silhouettes or {},
             "served_now": _served_now(session, reserved_since(settings)),
-            "n_set_aside": n_set_aside or 0,
-            "set_aside": [
-                {"image_id": image_id, "reason": without_folders(why or "", path)}
-                for image_id, why, path in session.execute(aside.limit(MAX_SET_ASIDE)).tuples()
-            ],
+            "n_set_aside": n_set_aside,
+            "set_aside": reasons,
             "label_problems": [
                 without_folders(why or "", *paths) for why, *paths in session.execute(problems.limit(MAX_PROBLEMS))
             ],
             "chosen": campaign.chosen_settings(),
         }
         n_present = session.scalar(select(func.count()).select_from(Image).where(Image.present)) or 0
-    phase, sentence = _phase(status) if status["images"] else (NOTHING_USABLE, _nothing_usable(n_present, **found))
+    phase, sentence = NOTHING_USABLE, _nothing_usable(n_present, n_set_aside, reasons)
+    if status["images"]:
+        phase, sentence = _phase(status)
     return {
         **{name: status[name] for name in _OF_THE_STATUS},
         "spatial_dims": settings.spatial_dims,
@@ -101,7 +104,7 @@ def _phase(status: dict[str, Any]) -> tuple[str, str]:
     )
 
 
-def _nothing_usable(n_present: int, n_set_aside: int, set_aside: Sequence[dict[str, Any]], **_: Any) -> str:
+def _nothing_usable(n_present: int, n_set_aside: int, set_aside: Sequence[dict[str, str]]) -> str:
     if not n_present:
         return "There are no images. If they are in an archive, --conf modalities names the series to use."
     if not n_set_aside:
