@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 
 import campaign_case as case
 import numpy as np
 import pytest
 from campaign_case import click, clicks, draw_image, draw_label, label, labels, planned, rows
 from PIL import Image as Picture
+from sqlalchemy import update
 
 from coldstart.campaign import LabelFile, learning
-from coldstart.store import Image, Label
+from coldstart.campaign.curve import day_counts
+from coldstart.store import Image, Label, Serving
 
 NAMED = [{"name": "disc", "idx": 5}, {"name": "rim", "idx": 6}]
 
@@ -149,6 +152,31 @@ def test_label_is_checked_again_when_its_image_changes(campaign, studies, tmp_pa
     Picture.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40)).astype(np.uint8)).save(studies / "p01.png")
     sync(campaign, studies, files)
     assert "stays out of training" in campaign.label_problem("p01")
+
+
+def test_label_that_is_only_checked_again_keeps_its_time_and_ends_no_reservation(
+    campaign, make_campaign, studies, tmp_path
+):
+    first = click(campaign).image_id
+    path = draw_label(tmp_path / f"{first}.png", values=(1, 2))
+    files = {first: LabelFile(path, "anna")}
+    sync(campaign, studies, files)
+    days_ago = time.time() - 5 * 86400
+    with campaign.store.writing() as session:
+        session.execute(update(Label).values(saved_at=days_ago))
+        session.execute(update(Serving).values(outcome=None, ended_at=None))  # as if somebody held it since
+    (day,) = day_counts(campaign.store)
+    os.utime(studies / f"{first}.png", ns=(1, path.stat().st_mtime_ns + 1))
+    sync(campaign, studies, files)
+    other = make_campaign(labels={"disc": 1})
+    sync(other, studies, files)
+    assert "the value 2" in other.label_problem(first), "it was checked again"
+    assert labels(campaign)[first].saved_at == days_ago
+    assert day_counts(campaign.store) == [day]
+    assert case.servings(campaign) == [(first, None)]
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
+    sync(campaign, studies, files)
+    assert labels(campaign)[first].saved_at > days_ago and case.servings(campaign) == [(first, "labelled")]
 
 
 def test_sync_that_finds_nothing_new_checks_nothing(campaign, studies, tmp_path, monkeypatch):

@@ -156,6 +156,8 @@ def sync_labels(store: Store, files: Mapping[str, LabelFile], preset_labels: Map
 def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapping[str, int]) -> str | None:
     """Record a saved label, check it, and end the reservations of its image.
 
+    A file that was recorded before is only checked again: it was not saved now, and ends no reservation.
+
     Returns
     -------
     str or None
@@ -169,28 +171,31 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
         logger.warning("%s", stray)
         return stray
     signature = label_signature(file, image.signature, preset_labels)
-    label_info = file.label_info
-    if label_info is None and before is not None and before.signature.startswith(f"{file.current_signature()}-"):
-        label_info = before.label_info  # the same file as before; the datastore lost what the viewer said of it
+    label_info, saved_at = file.label_info, time.time()
+    recorded = before is not None and before.signature.startswith(f"{file.current_signature()}-")
+    if before is not None and recorded:
+        saved_at = before.saved_at
+        if label_info is None:
+            label_info = before.label_info  # the datastore lost what the viewer said of it
     class_of_value, problem = _check(image, file, label_info, preset_labels)
     if problem is not None:
         logger.warning("%s", problem)
-    now = time.time()
     with store.writing() as session:
         session.merge(
             Label(
                 image=image.id,
                 path=str(file.path),
                 signature=signature,
-                saved_at=now,
+                saved_at=saved_at,
                 annotator=file.annotator or (before.annotator if before else None),
                 label_info=label_info,
                 class_of_value=class_of_value,
                 problem=problem,
             )
         )
-        open_servings = update(Serving).where(Serving.image_row == image.id, Serving.outcome.is_(None))
-        session.execute(open_servings.values(outcome=LABELLED, ended_at=now))
+        if not recorded:
+            open_servings = update(Serving).where(Serving.image_row == image.id, Serving.outcome.is_(None))
+            session.execute(open_servings.values(outcome=LABELLED, ended_at=saved_at))
     return problem
 
 
