@@ -10,6 +10,7 @@ import campaign_case as case
 import nibabel
 import numpy as np
 import pytest
+import torch
 from campaign_case import HELD_OUT, label, list_files
 from PIL import Image as Picture
 from sqlalchemy import select
@@ -215,6 +216,20 @@ def test_damaged_model_file_is_said_and_the_label_waits(taught, monkeypatch):
         judge.judge_waiting()
     for path in taught.model_path.parent.glob("*.whole"):
         path.rename(path.with_suffix(".pt"))
+    assert judge.judge_waiting() == 0, "it is not tried all the time"
+    monkeypatch.setattr("coldstart.campaign.judging.RETRY_AFTER_S", 0.0)
+    assert Judge(taught).judge_waiting() == 1
+
+
+def test_model_that_does_not_fit_onto_the_card_is_loaded_later(taught, monkeypatch):
+    def is_full(path, device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    judge = Judge(taught)
+    label(taught, "p05")
+    with monkeypatch.context() as full, pytest.raises(ModelError, match=r"ran out of memory .* tried again by itself"):
+        full.setattr("coldstart.campaign.judging.load_published", is_full)
+        judge.judge_waiting()
     assert judge.judge_waiting() == 0, "it is not tried all the time"
     monkeypatch.setattr("coldstart.campaign.judging.RETRY_AFTER_S", 0.0)
     assert Judge(taught).judge_waiting() == 1

@@ -18,8 +18,9 @@ from coldstart.adapters.errors import AppError, answered
 from coldstart.campaign import Campaign
 from coldstart.exceptions import ModelError
 from coldstart.images import read_image, result_suffix, write_label
-from coldstart.memory import give_back
+from coldstart.memory import enough_memory, give_back
 from coldstart.segmentation import Model, faster, load_published, read_model, segment
+from coldstart.segmentation.infer import REMEDY
 
 LABEL_SUFFIXES = (".nrrd", ".seg.nrrd", ".nii.gz", ".nii", ".png", ".tif", ".tiff")
 
@@ -110,7 +111,15 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
         raise AppError(f"`result_extension` must be one of {', '.join(LABEL_SUFFIXES)}; got {requested!r}.")
 
     def model(self) -> Model:
-        """The published model; while its file is damaged or being written, the last good one. AppError without one."""
+        """The published model; while its file is damaged or being written, the last good one.
+
+        Raises
+        ------
+        AppError
+            Without one.
+        ModelError
+            If it cannot be read, or the memory is not enough: it is read again for the next request.
+        """
         path = self._campaign.model_path
         with self._lock:
             try:
@@ -121,7 +130,8 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
                 ) from None
             seen = status.st_mtime_ns, status.st_size
             if self._loaded is None or self._loaded[0] != seen:
-                self._loaded = seen, self._read(path)
+                with enough_memory(what="Loading the model", remedy=REMEDY, error=ModelError):
+                    self._loaded = seen, self._read(path)
                 give_back()
             return self._loaded[1]
 

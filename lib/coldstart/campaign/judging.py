@@ -33,6 +33,7 @@ from coldstart.store import Model as PublishedModel
 
 RETRY_AFTER_S = 60.0
 """How long labels wait when memory ran out, most often because a training runs on the same device."""
+REMEDY = "It is tried again by itself."
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,8 @@ class Judge:
             give_back()
 
     def _judge(self, waiting: Sequence[_Waiting], version: str) -> int:
-        model = load_published(self._campaign.model_path, self._campaign.settings.device)
+        with enough_memory(what="Loading the model that judges labels", remedy=REMEDY, error=ModelError):
+            model = load_published(self._campaign.model_path, self._campaign.settings.device)
         if model.version != version:
             return 0  # another one is being published just now; it judges
         names = class_names(self._campaign.settings.labels)
@@ -181,8 +183,7 @@ def _class_dice(model: Model, sample: Sample, names: Sequence[str]) -> dict[str,
 
     Empty where there is none, or the files cannot be used: there is nothing to try again.
     """
-    what, remedy = f"Judging the label of image '{sample.image_id}'", "It is tried again by itself."
-    with enough_memory(what=what, remedy=remedy, error=ModelError):
+    with enough_memory(what=f"Judging the label of image '{sample.image_id}'", remedy=REMEDY, error=ModelError):
         try:
             image, label = read_sample(sample)
             prediction = segment(model, image)
