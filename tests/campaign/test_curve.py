@@ -40,10 +40,11 @@ def add_judged(store, image_id, dice, *, n_labels=4, version="m1", at=1.0, annot
         session.add(Judgement(image=row, model_version=version, judged_at=at, dice=dice, **who))
 
 
-def add_model(store, version, n_labels, dice):
+def add_model(store, version, n_labels, dice, signatures=None):
     heldout = {"images": [{"image_id": f"h{i}", "dice": one} for i, one in enumerate(dice)]} if dice else None
+    details = {"n_images": n_labels, "heldout": heldout, "heldout_labels": signatures}
     with store.writing() as session:
-        session.add(Model(version=version, created_at=n_labels, details={"n_images": n_labels, "heldout": heldout}))
+        session.add(Model(version=version, created_at=n_labels, details=details))
 
 
 def rounds(means, *, n_images=12, noise=0.02, training_noise=0.0, each=EACH, seed=0):
@@ -97,6 +98,18 @@ def test_verdict_comes_from_the_held_out_images_in_the_store(store):
         add_model(store, f"m{one.n_labels}", one.n_labels, [*one.dice.values()])
     verdict = learning_curve(store).verdict
     assert (verdict.helping, verdict.basis, verdict.n) == (True, "heldout", 12)
+
+
+def test_held_out_labels_that_were_corrected_since_are_left_out_of_the_verdict(store):
+    """By the wrong labels the first models look bad, and their labels would seem to have helped."""
+    wrong, right = {f"h{i}": "before" if i < 4 else "same" for i in range(12)}, {f"h{i}": "same" for i in range(12)}
+    for index, one in enumerate(rounds([0.8] * 8, noise=0.005)):
+        early = index < 5
+        dice = [value - 0.5 if early and i < 4 else value for i, value in enumerate(one.dice.values())]
+        add_model(store, f"m{index}", one.n_labels, dice, wrong if early else right)
+    verdict = learning_curve(store).verdict
+    assert (verdict.helping, verdict.basis, verdict.n) == (False, "heldout", 8)
+    assert abs(verdict.gain) < 0.02 and "8 held-out images" in verdict.sentence
 
 
 def test_steady_rise_is_never_called_a_stop():

@@ -55,6 +55,17 @@ class HeldOutModel:
 
 
 @dataclass(frozen=True)
+class _Evaluated:
+    """A model, its Dice on held-out images, and the signatures of their labels then, by image id."""
+
+    version: str
+    at: float
+    n_labels: int
+    dice: dict[str, float]
+    label_signatures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class LearningCurve:
     """Plain types, oldest first.
 
@@ -107,10 +118,10 @@ def learning_curve(store: Store) -> LearningCurve:
         for version, of in by_model.items()
     ]
     heldout = [
-        HeldOutModel(version, one.n_labels, *_mean([*one.dice.values()]), len(one.dice), at)
-        for version, at, one in evaluated
+        HeldOutModel(one.version, one.n_labels, *_mean([*one.dice.values()]), len(one.dice), one.at)
+        for one in evaluated
     ]
-    verdict = still_helping([one for _, _, one in evaluated], _by_labels(judged))
+    verdict = still_helping(_on_the_same_labels(evaluated), _by_labels(judged))
     return LearningCurve(judged, rounds, heldout, verdict)
 
 
@@ -167,14 +178,27 @@ def _by_labels(judged: Sequence[Judged]) -> list[Round]:
     return [Round(n_labels, dice) for n_labels, dice in found.items()]
 
 
-def _evaluated(session: Session) -> list[tuple[str, float, Round]]:
-    """Version, time, and Dice on the held-out images, of each model that was judged on some."""
-    n_images, images = Model.details["n_images"], Model.details["heldout"]["images"]
-    rows = session.execute(
-        select(Model.version, Model.created_at, n_images, images).order_by(Model.created_at)
-    ).tuples()
-    found = [(version, at, Round(n, _dice_by_image(rated))) for version, at, n, rated in rows if n and rated]
-    return [one for one in found if one[2].dice]
+def _evaluated(session: Session) -> list[_Evaluated]:
+    """Each model that was judged on some held-out images, oldest first."""
+    details = (Model.details["n_images"], Model.details["heldout"]["images"], Model.details["heldout_labels"])
+    rows = session.execute(select(Model.version, Model.created_at, *details).order_by(Model.created_at)).tuples()
+    found = [
+        _Evaluated(version, at, n_labels, _dice_by_image(rated), signatures or {})
+        for version, at, n_labels, rated, signatures in rows
+        if n_labels and rated
+    ]
+    return [one for one in found if one.dice]
+
+
+def _on_the_same_labels(evaluated: Sequence[_Evaluated]) -> list[Round]:
+    """The Dice by which models can be compared: without images whose label was corrected before the newest model."""
+    newest = evaluated[-1].label_signatures if evaluated else {}
+    found = []
+    for one in evaluated:
+        known = one.label_signatures
+        corrected = {image_id for image_id in known.keys() & newest.keys() if known[image_id] != newest[image_id]}
+        found.append(Round(one.n_labels, {key: dice for key, dice in one.dice.items() if key not in corrected}))
+    return found
 
 
 def _dice_by_image(rated: Sequence[Mapping[str, Any]]) -> dict[str, float]:
