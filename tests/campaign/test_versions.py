@@ -223,6 +223,28 @@ def test_rolled_back_model_is_in_use_until_the_next_training(open_taught) -> Non
     assert campaign.publisher.versions.states().keys() >= {first, second}
 
 
+def test_new_model_is_compared_with_the_one_that_somebody_chooses_meanwhile(open_taught, monkeypatch) -> None:
+    campaign = open_taught(publish_margin=1)
+    publisher, first = campaign.publisher, in_file(campaign)
+    label(campaign, "p02")
+    second = train(campaign, epochs=1)
+    compare, compared = publisher._compare, []
+
+    def compare_slowly(*known: object) -> object:
+        found = compare(*known)
+        compared.append(found.old_version)
+        if publisher.in_use() == second:
+            publisher.choose(first, "ann", campaign.settings.labels)
+        return found
+
+    monkeypatch.setattr(publisher, "_compare", compare_slowly)
+    label(campaign, "p03")
+    third = train(campaign, epochs=1)
+    assert compared == [second, first]
+    assert record_of(campaign, third)["comparison"]["old_version"] == first and in_file(campaign) == third
+    assert kinds(campaign) == ["training", "training", "rollback", "training"]
+
+
 def test_model_that_is_in_use_or_unknown_or_damaged_is_no_choice(open_taught) -> None:
     campaign = open_taught(publish_margin=1)
     first = in_file(campaign)

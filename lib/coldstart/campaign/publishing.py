@@ -91,21 +91,20 @@ class Publisher:
         labelled = learning.labelled_images(self._store)
         report = reporter(self._store, "evaluation", f"model {version}")
         evaluation = _evaluated(model, labelled.held_out, report)
-        comparison = self._compare(model, evaluation, labelled, settings)
         record = {
             **record,
             "problems": labelled.problems,
             "heldout": evaluation.to_dict() if evaluation is not None else None,
             "heldout_labels": labelled.held_out_signatures,
-            "comparison": comparison.to_dict(),
         }
-        with self._turn:  # nobody chooses a model meanwhile that is about to be removed
-            if comparison.fit:
-                self.versions.write(version, record, "chosen")
-                self._store.patiently(self._finish)
-            else:
-                self._refuse(record, comparison.sentence)
-            self.versions.prune(settings.keep_models, self.in_use())
+        while True:
+            in_file = _version_at(self._path)
+            comparison = self._compare(model, evaluation, labelled, settings)
+            with self._turn:  # nobody chooses a model meanwhile that is about to be removed
+                if _version_at(self._path) == in_file:  # else somebody has chosen one since
+                    self._decide({**record, "comparison": comparison.to_dict()}, comparison)
+                    self.versions.prune(settings.keep_models, self.in_use())
+                    break
         logger.info("Model %s: %s", version, comparison.sentence)
         return model, evaluation, comparison
 
@@ -192,6 +191,13 @@ class Publisher:
         finally:
             del old
             give_back()
+
+    def _decide(self, record: Mapping[str, Any], comparison: Comparison) -> None:
+        if comparison.fit:
+            self.versions.write(str(record["version"]), record, "chosen")
+            self._store.patiently(self._finish)
+        else:
+            self._refuse(record, comparison.sentence)
 
     def _refuse(self, record: Mapping[str, Any], reason: str) -> None:
         """Note in the log that a training ended without a model for use, then that nothing is left to do."""
