@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_what_is_counted_is_what_was_done_and_each_part_says_when_it_is_ill(
     annotator.wait_until("embedded", "embedding", lambda found: found["planned"] == BUDGET)
     annotator.label(BUDGET)
     version = wait_for(lambda: (found := state(server))["scored_model_version"] and found["model_version"])
-    wait_for(lambda: not read(server).get("coldstart_tasks_open"))
+    wait_for(lambda: not any(read(server)["coldstart_tasks_open"].values()))
     _check_clicks(server, truth)
     found = read(server)
     assert found["coldstart_images"] == {("pool",): N_POOL, ("held_out",): N_HELD_OUT, ("set_aside",): 1}
@@ -158,9 +159,13 @@ def _check_model(server: Server, models: Path) -> None:
 
 def _check_training(server: Server) -> None:
     requests.post(f"{server.url}/train/{MODEL}", json={"max_epochs": 100_000}, timeout=60).raise_for_status()
-    children = wait_for(lambda: psutil.Process(server.pid).children(recursive=True))
-    for child in children:
-        child.kill()
-    wait_for(lambda: parts(server)["training"] == "ill")
-    assert read(server)["coldstart_task_seconds_count"][("failed", "train")] == 1
+
+    def is_ill() -> bool:
+        for child in psutil.Process(server.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()  # one that died before the server had looked may have been begun again
+        return parts(server)["training"] == "ill"
+
+    wait_for(is_ill)
+    assert read(server)["coldstart_task_seconds_count"][("failed", "train")] >= 1
     assert read(server)["coldstart_part_well"][("training",)] == 0

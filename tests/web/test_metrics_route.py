@@ -156,6 +156,7 @@ def test_what_the_server_knows_is_told(campaign: Campaign) -> None:
     assert value(found, "coldstart_task_seconds_bucket", le="43200.0", **failed) == 0
     assert value(found, "coldstart_task_seconds_count", **failed) == 1
     assert value(found, "coldstart_tasks_open", task="train", state="waiting") == 1
+    assert value(found, "coldstart_tasks_open", task="train", state="running") == 0  # none runs any more
     assert value(found, "coldstart_tasks_open", task="embedding", state="running") == 1
     assert value(found, "coldstart_part_well", part="disk") == 0
     assert value(found, "coldstart_part_well", part="model") == 1

@@ -176,10 +176,9 @@ def _of_the_store(campaign: Campaign) -> Iterator[Metric]:
 
 def _of_the_server(sources: Sources) -> Iterator[Metric]:
     runs = sources.tasks()
-    waiting = {(run.name, run.state): 0 for run in runs}
-    for run in runs:
-        waiting[run.name, run.state] += 1
-    opened = {key: n for key, n in waiting.items() if key[1] in ("waiting", "running")}
+    counts = Counter((run.name, run.state) for run in runs)
+    # A series that went away with its task would leave a gap in graphs; zero says that it ended.
+    opened = {(run.name, state): counts[run.name, state] for run in runs for state in ("waiting", "running")}
     yield _gauge("coldstart_tasks_open", "Long tasks that wait or run", opened, "task", "state")
     took: dict[tuple[str, str], list[float]] = defaultdict(list)
     for run in runs:
