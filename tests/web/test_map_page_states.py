@@ -263,6 +263,21 @@ def test_names_are_shown_as_they_are_whatever_is_in_them(look: Callable[[str], M
         assert window.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_record_that_was_left_and_is_gone_back_to_is_shown(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
+    campaign, files = embedded(tmp_path, ["i0", "i1", "i2"])
+    with serving(campaign, files) as url:
+        window = look(url).open(tab="image", image="i1")
+        closing = window.panel.get_by_role("button", name="Show on the map")
+        expect(closing).to_be_visible()
+        held: list[Route] = []
+        window.page.route("**/api/image?id=i2", lambda route: held.append(route))
+        window.page.evaluate("location.hash = 'tab=image&image=i2'")
+        expect(window.panel).to_contain_text("Loading…")
+        window.page.evaluate("location.hash = 'tab=image&image=i1'")
+        expect(closing).to_be_visible()
+        expect(window.panel.get_by_role("heading", level=2)).to_have_text("i1")
+
+
 def test_replaced_file_has_another_picture_on_an_open_page(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
     campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
     source = "(document.querySelector('#card img')?.src ?? '')"

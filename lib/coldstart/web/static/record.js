@@ -32,7 +32,10 @@ export async function drawRecord() {
     );
     return;
   }
-  if (drawn?.image_id !== image_id) fill(panel, h("h2", {}, image_id), h("p", { class: "quiet" }, "Loading…"));
+  if (drawn?.image_id !== image_id) {
+    drawn = null;
+    fill(panel, h("h2", {}, image_id), h("p", { class: "quiet" }, "Loading…"));
+  }
   asked = new AbortController();
   try {
     const record = await get("image", { id: image_id }, asked.signal);
