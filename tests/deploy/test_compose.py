@@ -35,6 +35,15 @@ def stages(deploy: Path) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
+def test_commands_of_the_page_are_the_same_with_a_card(deploy: Path, repository: Path) -> None:
+    """A card is a setting: who forgets an option at the next upgrade would have a server without it."""
+    example = (deploy / "environment.example").read_text()
+    (names,) = re.findall(r"^#COMPOSE_FILE=(.*)$", example, re.MULTILINE)
+    assert {path.name for path in deploy.glob("compose*.yaml")} == set(names.split(":"))
+    page = (repository / "docs" / "deploy.md").read_text()
+    assert "docker compose up --build" in page and not re.search(r"docker compose .*(-f|--file) ", page)
+
+
 def filled(text: str) -> str:
     """Text with the defaults of its variables."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
