@@ -28,14 +28,14 @@ class FakeCard:
     """What the card is said to be: `memory`, or after `looks` looks free again."""
 
     def __init__(self) -> None:
-        self.memory, self.looks, self.asked = FREE, 0, 0
+        self.memory, self.taken, self.looks, self.asked = FREE, TAKEN, 0, 0
 
     def take(self, looks: int = 1) -> None:
-        self.memory, self.looks = TAKEN, looks
+        self.memory, self.looks = self.taken, looks
 
     def read(self, device: torch.device) -> CardMemory:
         self.asked += 1
-        if self.memory is TAKEN:
+        if self.memory is self.taken:
             self.looks -= 1
             if self.looks < 0:
                 self.memory = FREE
@@ -219,6 +219,18 @@ def test_step_that_others_took_the_memory_of_is_taken_again_and_nothing_is_lost(
     assert yielded.metadata["losses"] == alone.metadata["losses"]
     assert same(yielded, alone)
     assert len(said) == (2 if when_taken == "wait" else 0)
+
+
+@pytest.mark.parametrize("allowed", [1.03, 1.05, 1.2])
+def test_step_that_takes_nearly_all_that_the_training_may_have_is_waited_for(
+    fake, disks, small_config, monkeypatch, allowed
+):
+    config = small_config(epochs=1)
+    fake.taken = CardMemory(0, int(allowed * step_bytes(config, (32, 32), False)))
+    said = []
+    steps = fails_once_in_step(1, "forward", fake, monkeypatch)
+    train(disks[:2], config, card=Card(CPU, "wait", said.append))
+    assert len(steps) == 2 and len(said) == 2
 
 
 def test_step_whose_memory_nobody_else_has_is_tried_again_before_the_batch_is_halved(

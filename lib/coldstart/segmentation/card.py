@@ -97,21 +97,28 @@ class Card:
         self._when_taken = when_taken
         self._on_wait = on_wait or (lambda sentence: None)
 
-    def is_taken(self, needed: int) -> bool:
-        """Tell whether so many bytes do not fit because of others; what never fits is not their fault."""
+    def is_taken(self, needed: int, to_spare: int = 0) -> bool:
+        """Tell whether so many bytes do not fit because of others; what never fits is not their fault.
+
+        `to_spare` bytes are to be left over, unless that is more than this process may have at all.
+        """
         memory = read_card(self.device) if self.is_shared else None
-        return memory is not None and memory.obtainable < needed <= memory.allowed
+        if memory is None or needed > memory.allowed:
+            return False
+        wanted = needed + to_spare
+        return memory.obtainable < (wanted if wanted <= memory.allowed else needed)
 
     def peak(self) -> int:
         """Return the bytes that this process used of the card at most so far; 0 where that is not known."""
         memory = read_card(self.device) if self.is_shared else None
         return 0 if memory is None else memory.peak
 
-    def find_room(self, needed: int) -> None:
-        """Wait until there is room for so many bytes, or leave the card for the CPU where that is wanted."""
-        if not self.is_taken(needed):
+    def find_room(self, step: int) -> None:
+        """Wait until there is room for a step of so many bytes, or leave the card for the CPU where that is wanted."""
+        to_spare = int(step / USABLE) - step
+        if not self.is_taken(step, to_spare):
             return
-        wanted = f"The training needs {needed >> 20} MB of the GPU's memory, which other programs hold"
+        wanted = f"The training needs {step >> 20} MB of the GPU's memory, which other programs hold"
         if self._when_taken == "cpu":
             logger.warning("%s: it goes on on the CPU.", wanted)
             self.device, self.is_shared = torch.device("cpu"), False
@@ -120,7 +127,7 @@ class Card:
         logger.warning("%s", sentence)
         self._on_wait(sentence)
         began = time.monotonic()
-        while self.is_taken(needed):
+        while self.is_taken(step, to_spare):
             time.sleep(LOOK_EVERY_S)
         waited_s = time.monotonic() - began
         self.waited_s += waited_s
@@ -133,4 +140,4 @@ def least_bytes(config: TrainingConfig, device: torch.device) -> int:
     smallest = replace(config, batch_size=1)
     amp = mixed_precision(config, device)
     patch_size = place(smallest, 0, 0, mixed_precision=amp).patch_size
-    return int(step_bytes(smallest, patch_size, amp) / USABLE)
+    return step_bytes(smallest, patch_size, amp)

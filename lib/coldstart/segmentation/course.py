@@ -16,7 +16,7 @@ from coldstart.memory import give_back, ran_out_of_memory
 from coldstart.segmentation.card import Card
 from coldstart.segmentation.config import TrainingConfig
 from coldstart.segmentation.fitting import Fitting
-from coldstart.segmentation.training_memory import USABLE, Placement, fits, free_bytes, mixed_precision, step_bytes
+from coldstart.segmentation.training_memory import Placement, fits, free_bytes, mixed_precision, step_bytes
 from coldstart.segmentation.training_set import Batches, Pick, TrainingSet
 from coldstart.segmentation.validation import Validation
 
@@ -188,7 +188,7 @@ class Course:
         self._batches.move(self._data, torch.device("cpu"))
         self.fitting.move(torch.device("cpu"))
         give_back()
-        card.find_room(int(self._needed / USABLE))
+        card.find_room(self._needed)
         self.fitting.move(card.device)
         self._place(on_device=fits(self._data.nbytes + self._needed, free_bytes(card.device)))
         self._pace.skip(time.monotonic() - began)
