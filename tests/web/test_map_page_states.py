@@ -300,6 +300,29 @@ def test_replaced_file_has_another_picture_on_an_open_page(look: Callable[[str],
         window.wait(f"before => {source} !== '' && {source} !== before", before)
 
 
+def test_picture_of_an_image_that_was_passed_over_holds_nothing_up(
+    look: Callable[[str], MapWindow], tmp_path: Path
+) -> None:
+    campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
+    with serving(campaign, files) as url:
+        window = look(url).open()
+        held: list[Route] = []
+        given_up: list[str] = []
+        window.page.route("**/api/thumbnail*", lambda route: held.append(route))
+        window.page.on("requestfailed", lambda request: given_up.append(request.url))
+        card = window.page.locator("#card")
+        for image_id in files:
+            window.page.mouse.move(*window.place_of(image_id))
+            expect(card.locator("strong")).to_have_text(image_id)
+            window.page.mouse.move(3, 3)
+            expect(card).to_be_hidden()
+        expect(window.page.locator("#progress")).to_contain_text("0 of 3")
+        assert len(given_up) == len(held) == 8 and all("/api/thumbnail?" in one for one in given_up)
+        window.page.unroute("**/api/thumbnail*")
+        window.page.mouse.move(*window.place_of("i3"))
+        window.wait("document.querySelector('#card img').naturalWidth > 90")
+
+
 def test_points_are_seen_before_plotly_is_there(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
     campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
     inked = """() => {

@@ -68,23 +68,31 @@ export const post = async (path, body) =>
     )
   ).json();
 
-export const blob = async (path, query = {}) => (await ask(path, query)).blob();
+export const blob = async (path, query = {}, signal = undefined) => (await ask(path, query, { signal })).blob();
 
 // Pictures
 
 const pictures = new Map();
 
-/** Address of a picture, which an `img` can show: fetched with the login, kept for the next time it is looked at. */
-export function picture(path, query) {
+/** Address of a picture, which an `img` can show: fetched with the login, kept for the next time it is looked at.
+ * Nobody else waits for one that is given up by its signal. */
+export function picture(path, query, signal = undefined) {
   const key = JSON.stringify([path, query]);
-  const known = pictures.get(key) ?? blob(path, query).then(URL.createObjectURL);
+  const known = pictures.get(key) ?? fetched(key, path, query, signal);
   pictures.delete(key);
   pictures.set(key, known);
-  known.catch(() => pictures.delete(key));
   if (pictures.size > PICTURES_KEPT) {
     const [oldest, address] = pictures.entries().next().value;
     pictures.delete(oldest);
     address.then(URL.revokeObjectURL, () => {});
   }
   return known;
+}
+
+function fetched(key, path, query, signal) {
+  const address = blob(path, query, signal).then(URL.createObjectURL);
+  const forget = () => pictures.get(key) === address && pictures.delete(key);
+  signal?.addEventListener("abort", forget); // at once: whoever looks again has it asked for again
+  address.then(() => signal?.removeEventListener("abort", forget), forget);
+  return address;
 }

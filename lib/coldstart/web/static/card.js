@@ -10,7 +10,8 @@ const CARD_AFTER_MS = 60;
 
 const card = $("card");
 let cardFor = null,
-  cardTimer = 0;
+  cardTimer = 0,
+  asked = null;
 
 export function showCard(row) {
   if (row === cardFor) return;
@@ -20,7 +21,8 @@ export function showCard(row) {
   cardTimer = setTimeout(() => {
     const image_id = known.map.image_id[row],
       photo = h("img", { alt: "", width: 176, height: 176 });
-    picture("thumbnail", { id: image_id, size: 192, version: fileVersion(image_id) }).then(
+    asked = new AbortController();
+    picture("thumbnail", { id: image_id, size: 192, version: fileVersion(image_id) }, asked.signal).then(
       address => {
         photo.src = address;
       },
@@ -37,6 +39,7 @@ export function showCard(row) {
 
 export function hideCard() {
   clearTimeout(cardTimer);
+  asked?.abort(); // a picture on its way to nobody would hold up those that are looked at
   cardFor = null;
   card.hidden = true;
   stage.classList.remove("pointing");
