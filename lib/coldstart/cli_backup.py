@@ -85,8 +85,18 @@ def _restore(archive: Path, studies: str, conf: dict[str, str], *, replace: bool
     from coldstart.campaign.restoring import restore_backup
     from coldstart.store import state_folder
 
-    if not archive.is_file():
-        raise InvalidInputError(f"ARCHIVE must be a file that `coldstart backup` wrote; there is no {archive}.")
+    try:
+        with archive.open("rb"):
+            pass
+    except FileNotFoundError as error:
+        raise InvalidInputError(
+            f"ARCHIVE must be a file that `coldstart backup` wrote; there is no {archive}."
+        ) from error
+    except OSError as error:
+        raise InvalidInputError(
+            f"ARCHIVE must be a file that this user may read; {archive} cannot be read ({error.strerror}). Run the "
+            f"command as its owner, or allow it: chmod a+r {archive}."
+        ) from error
     named = conf.get("state_dir")
     where: Path | str
     if is_archive(studies):

@@ -208,6 +208,22 @@ def test_archive_that_is_not_what_was_written_changes_nothing(archive: Path, tmp
     assert not (tmp_path / "escaped").exists()
 
 
+def test_archive_that_may_not_be_read_is_named_in_a_sentence(archive: Path, tmp_path: Path) -> None:
+    """As another user, whose copy of it is the owner's alone."""
+    private = tmp_path / "private.tar"
+    shutil.copy(archive, private)
+    private.chmod(0)
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(65534)
+    try:
+        said = refusal("restore", private, tmp_path / "studies")
+    finally:
+        os.seteuid(me)
+    assert f"{private} cannot be read (Permission denied)" in said and "chmod a+r" in said
+    assert not (tmp_path / "studies").exists()
+
+
 def test_campaign_that_is_there_is_left_alone_or_moved_aside(studies: Path, archive: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(studies, copy)
