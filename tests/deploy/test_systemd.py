@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,31 @@ def test_command_of_the_units_is_the_command_line(root: Path, repository: Path) 
         name, rest = re.search(r"bin/coldstart (\w+)(.*)$", text, re.MULTILINE).groups()
         options = {option for parameter in commands[name].params for option in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", rest)) <= options
+
+
+def test_only_old_backups_of_the_campaign_itself_are_removed(repository: Path, tmp_path: Path) -> None:
+    """The unit's own command, on a folder where another campaign's name begins with this one's."""
+    text = (repository / "deploy" / "systemd" / SERVICES[1]).read_text()
+    (command,) = re.findall(r"^ExecStartPost=(.*)$", text, re.MULTILINE)
+    assert "%%" not in command
+    program, option, script = shlex.split(command.replace("%i", "chest"))
+    old = ["chest-20260101T033000.tar", "chest-2-20260101T033000.tar", "chest-pilot.tar", "chest.tar"]
+    new = "chest-20260301T033000.tar"
+    for name in [*old, new]:
+        (tmp_path / name).touch()
+    for name in old:
+        os.utime(tmp_path / name, (time.time() - 40 * 86_400,) * 2)
+    script = script.replace("/var/backups/coldstart_al", str(tmp_path))
+    subprocess.run([program, option, script], env={**os.environ, "KEEP_DAYS": "30"}, check=True, timeout=60)
+    assert {path.name for path in tmp_path.iterdir()} == {*old[1:], new}
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_campaign_on_an_archive_needs_no_folder_of_studies(repository: Path, unit: str) -> None:
+    """systemd ends a unit at once (226/NAMESPACE) that names a path which is not there, unless a dash is before it."""
+    text = (repository / "deploy" / "systemd" / unit).read_text()
+    paths = [
+        path for line in re.findall(r"^(?:ReadWrite|Bind)Paths=(.*)$", text, re.MULTILINE) for path in line.split()
+    ]
+    made = ("/var/backups/coldstart_al", "/var/log/coldstart_al/%i:")  # by tmpfiles.d, and by LogsDirectory=
+    assert [path for path in paths if not path.startswith(("-", *made))] == []
