@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from monailabel.config import Settings as MonaiLabelSettings
 
 SCHEMA = Path(__file__).with_name("compose_spec.json")
 """As docker-compose 1.29.2 carries it (Apache-2.0)."""
@@ -33,6 +34,22 @@ def stages(deploy: Path) -> dict[str, str]:
     text = (deploy / "Containerfile").read_text()
     parts = re.split(r"^FROM \S+ AS (\w+)$", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_every_setting_of_the_log_in_reaches_the_server(compose: dict[str, Any]) -> None:
+    """With MONAI Label's own default; the realm has none."""
+    app = compose["services"]["app"]
+    fields = {
+        name: one for name, one in MonaiLabelSettings.model_fields.items() if name.startswith("MONAI_LABEL_AUTH_")
+    }
+    assert len(fields) > 10
+    for name, field in fields.items():
+        default = "" if name.endswith("REALM_URI") else json.dumps(field.default).strip('"')
+        assert app["environment"][name] == f"${{{name}:-{default}}}"
+    (authorities,) = [text for text in app["volumes"] if "REQUESTS_CA_BUNDLE" in text]
+    assert filled(authorities) == "/dev/null:/etc/coldstart_al/no-authorities:ro"
+    assert re.sub(r"\$\{.*?\}", "/house.pem", authorities) == "/house.pem:/house.pem:ro"
+    assert app["environment"]["REQUESTS_CA_BUNDLE"] == "${REQUESTS_CA_BUNDLE:-}"  # an empty one counts as none
 
 
 def test_commands_of_the_page_are_the_same_with_a_card(deploy: Path, repository: Path) -> None:
