@@ -278,6 +278,56 @@ def test_record_that_was_left_and_is_gone_back_to_is_shown(look: Callable[[str],
         expect(window.panel.get_by_role("heading", level=2)).to_have_text("i1")
 
 
+def test_what_failed_is_said_in_a_sentence_and_asked_again(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
+    campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
+    with serving(campaign, files) as url:
+        window = look(url).open(tab="image", image="i1")
+        window.wait("document.querySelector('img.photo.here') !== null")
+        banner = window.page.locator("#away")
+        for part in ("image", "preview"):  # the record, then only a picture of it
+            window.page.route(f"**/api/{part}?id=i{len(part)}*", lambda route: route.abort())
+            window.page.evaluate("image => { location.hash = `tab=image&image=${image}` }", f"i{len(part)}")
+            expect(window.panel).to_contain_text("The server does not answer.")
+            window.page.unroute(f"**/api/{part}?id=i{len(part)}*")
+            window.wait("document.querySelector('img.photo.here') !== null")
+            expect(banner).to_be_hidden()
+        expect(window.panel).not_to_contain_text("does not answer")
+        window.complaints = [one for one in window.complaints if "ERR_FAILED" not in one]
+
+
+def test_server_that_hangs_is_said(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
+    campaign, files = embedded(tmp_path, ["i0", "i1", "i2"])
+    with serving(campaign, files) as url:
+        window = look(url)
+        window.page.clock.install()
+        window.open()
+        held: list[Route] = []
+        window.page.route("**/api/state", lambda route: held.append(route))
+        with window.page.expect_request("**/api/state"):
+            window.page.clock.fast_forward(3_000)
+        window.page.clock.fast_forward(29_000)
+        expect(window.page.locator("#away")).to_be_hidden()
+        window.page.clock.fast_forward(2_000)
+        expect(window.page.locator("#away")).to_contain_text("The server does not answer. What you see is from")
+        window.page.unroute("**/api/state")
+        window.page.clock.fast_forward(3_000)
+        expect(window.page.locator("#away")).to_be_hidden()
+
+
+def test_picture_that_cannot_be_saved_is_said(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
+    campaign, files = embedded(tmp_path, ["i0", "i1", "i2"])
+    with serving(campaign, files) as url:
+        window = look(url)
+        window.page.route("**/plotly.min.js", lambda route: route.abort())
+        window.visit()
+        expect(window.page.locator("#notice")).to_contain_text("Load the page again")
+        window.page.get_by_role("button", name="Save the map as a picture").click()
+        expect(window.page.get_by_role("tooltip")).to_contain_text("map.png was not saved.")
+        window.page.keyboard.press("Escape")
+        expect(window.page.get_by_role("tooltip")).to_be_hidden()
+        window.complaints = [one for one in window.complaints if "ERR_FAILED" not in one]
+
+
 def test_replaced_file_has_another_picture_on_an_open_page(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
     campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
     source = "(document.querySelector('#card img')?.src ?? '')"

@@ -3,6 +3,9 @@
 const HERE = new URL("../../", import.meta.url);
 const TOKEN = "coldstart-token";
 const PICTURES_KEPT = 300;
+const ANSWERED_WITHIN_MS = 30_000;
+/** A model may look at a large volume for it, or an archive be asked first. */
+const DRAWN_WITHIN_MS = 600_000;
 
 /** The server answered, but not with what was asked for; the message is its sentence. */
 export class Refused extends Error {
@@ -12,12 +15,26 @@ export class Refused extends Error {
   }
 }
 
-let onLoginNeeded = () => {};
+/** There was no answer, or none that could be read. */
+class Unanswered extends Error {
+  constructor() {
+    super("The server does not answer.");
+  }
+}
+
+let onLoginNeeded = () => {},
+  onUnanswered = () => {};
 
 /** Call back when the server wants to know who asks. */
 export const whenLoginNeeded = callback => {
   onLoginNeeded = callback;
 };
+
+/** Call back with the error when the server does not answer. */
+export const whenUnanswered = callback => {
+  onUnanswered = callback;
+};
+
 export const isLoggedIn = () => sessionStorage.getItem(TOKEN) !== null;
 
 export function logOut() {
@@ -34,15 +51,31 @@ export async function logIn(username, password) {
   sessionStorage.setItem(TOKEN, (await answer.json()).access_token);
 }
 
-async function ask(path, query, options = {}) {
+/** Ask the server, and read its answer; rejects with an AbortError where `signal` says that nobody waits any more. */
+async function ask(path, query, { read = "json", within = ANSWERED_WITHIN_MS, signal, ...options } = {}) {
   const address = new URL(`api/${path}`, HERE);
   for (const [name, value] of Object.entries(query)) if (value !== null) address.searchParams.set(name, value);
   const token = sessionStorage.getItem(TOKEN);
   const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
-  const answer = await fetch(address, { ...options, headers });
-  if (answer.ok) return answer;
-  if (answer.status === 401) onLoginNeeded();
-  throw new Refused(answer.status, await sentence(answer));
+  const end = new AbortController(),
+    stop = () => end.abort(),
+    timer = setTimeout(stop, within);
+  signal?.addEventListener("abort", stop);
+  try {
+    const answer = await fetch(address, { ...options, headers, signal: end.signal });
+    if (answer.ok) return await answer[read]();
+    if (answer.status === 401) onLoginNeeded();
+    throw new Refused(answer.status, await sentence(answer));
+  } catch (error) {
+    if (signal?.aborted) throw signal.reason;
+    if (error instanceof Refused) throw error;
+    const said = new Unanswered();
+    onUnanswered(said);
+    throw said;
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", stop);
+  }
 }
 
 async function sentence(answer) {
@@ -53,22 +86,13 @@ async function sentence(answer) {
     : `The server answered with the error ${answer.status}. Its log says why.`;
 }
 
-export const get = async (path, query = {}, signal = undefined) => (await ask(path, query, { signal })).json();
+export const get = (path, query = {}, signal = undefined) => ask(path, query, { signal });
 
-export const post = async (path, body) =>
-  (
-    await ask(
-      path,
-      {},
-      {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(body),
-      },
-    )
-  ).json();
+export const post = (path, body) =>
+  ask(path, {}, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 
-export const blob = async (path, query = {}, signal = undefined) => (await ask(path, query, { signal })).blob();
+export const blob = (path, query = {}, signal = undefined) =>
+  ask(path, query, { read: "blob", within: DRAWN_WITHIN_MS, signal });
 
 // Pictures
 

@@ -58,6 +58,17 @@ export const spaced = name => name.replaceAll("_", " ");
 
 const tip = $("tip");
 
+/** Say something beside an element. */
+export function explain(element, text) {
+  tip.textContent = text;
+  tip.hidden = false;
+  const at = element.getBoundingClientRect();
+  const left = Math.max(8, Math.min(at.left, innerWidth - tip.offsetWidth - 8));
+  const below = at.bottom + 6 + tip.offsetHeight < innerHeight;
+  tip.style.left = `${left}px`;
+  tip.style.top = `${below ? at.bottom + 6 : at.top - tip.offsetHeight - 6}px`;
+}
+
 /** A word that explains itself: on hovering, on focus and on a tap. */
 export function term(word, explanation) {
   const button = h(
@@ -65,15 +76,7 @@ export function term(word, explanation) {
     { type: "button", class: "term", "data-key": `term-${word}`, "aria-label": `${word}: ${explanation}` },
     word,
   );
-  const show = () => {
-    tip.textContent = explanation;
-    tip.hidden = false;
-    const at = button.getBoundingClientRect();
-    const left = Math.max(8, Math.min(at.left, innerWidth - tip.offsetWidth - 8));
-    const below = at.bottom + 6 + tip.offsetHeight < innerHeight;
-    tip.style.left = `${left}px`;
-    tip.style.top = `${below ? at.bottom + 6 : at.top - tip.offsetHeight - 6}px`;
-  };
+  const show = () => explain(button, explanation);
   for (const event of ["mouseenter", "focus", "click"]) button.addEventListener(event, show);
   for (const event of ["mouseleave", "blur"]) button.addEventListener(event, hideTip);
   return button;

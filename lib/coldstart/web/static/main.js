@@ -1,6 +1,6 @@
 // The page: asks the server whether something changed, and draws what did.
 
-import { get, isLoggedIn, logIn, logOut, Refused, whenLoginNeeded } from "./api.js";
+import { get, isLoggedIn, logIn, logOut, Refused, whenLoginNeeded, whenUnanswered } from "./api.js";
 import { drawCampaign, drawHeader } from "./campaign.js";
 import { $, announce, fill, h, hideTip } from "./dom.js";
 import { find } from "./find.js";
@@ -8,8 +8,8 @@ import { draw, drawMarks, whole, zoom } from "./map.js";
 import { COLOURS, legend, whenThemeChanges } from "./marks.js";
 import { drawFailure, drawNotice } from "./notice.js";
 import { dismiss } from "./pointing.js";
-import { drawRecord } from "./record.js";
-import { saveCsv, savePng } from "./saving.js";
+import { drawRecord, forgetRecord } from "./record.js";
+import { notSaved, saveCsv, savePng } from "./saving.js";
 import { known, listen, show, shown, tell } from "./state.js";
 import { drawSteer } from "./steer.js";
 import { announceTraining } from "./training.js";
@@ -64,7 +64,9 @@ function takeCampaign(campaign) {
 
 function heard() {
   heardAt = new Date();
+  if ($("away").hidden) return;
   $("away").hidden = true;
+  tell("back");
 }
 
 function away(error) {
@@ -76,6 +78,8 @@ function away(error) {
   $("away").hidden = false;
 }
 
+whenUnanswered(away);
+
 addEventListener("visibilitychange", () => {
   if (!document.hidden) poll();
 });
@@ -85,14 +89,18 @@ addEventListener("visibilitychange", () => {
 listen(changed => {
   if (changed.has("asked")) poll();
   const any = (...names) => names.some(name => changed.has(name));
+  if (any("back")) {
+    forgetRecord();
+    known.picks = [];
+  }
   if (any("map", "colour")) draw().then(() => fill($("legend"), ...legend()), unable);
   else if (any("image", "tab")) drawMarks();
   if (any("campaign")) drawHeader();
   if (any("campaign", "map")) drawNotice();
   if (any("tab")) drawTabs();
   if (shown.tab === "campaign" && any("campaign", "tab")) drawCampaign();
-  if (shown.tab === "image" && any("campaign", "tab", "image")) drawRecord();
-  if (shown.tab === "next" && any("campaign", "map", "tab", "alpha", "budget")) drawSteer();
+  if (shown.tab === "image" && any("campaign", "tab", "image", "back")) drawRecord();
+  if (shown.tab === "next" && any("campaign", "map", "tab", "alpha", "budget", "back")) drawSteer();
   if (any("campaign")) drawAccount();
   if (any("colour")) document.querySelector(`#colour input[value=${shown.colour}]`).checked = true;
 });
@@ -135,8 +143,8 @@ function buildTools() {
     button("+", "Zoom in", () => zoom(1)),
     button("−", "Zoom out", () => zoom(-1)),
     button("⤢", "Show the whole map", whole),
-    button("PNG", "Save the map as a picture (PNG)", savePng),
-    button("CSV", "Save the table behind the map (CSV)", () => saveCsv().catch(away)),
+    button("PNG", "Save the map as a picture (PNG)", () => savePng().catch(error => notSaved("map.png", error))),
+    button("CSV", "Save the table behind the map (CSV)", () => saveCsv().catch(error => notSaved("map.csv", error))),
   );
 }
 
@@ -214,7 +222,8 @@ dialog.querySelector("form").addEventListener("submit", async event => {
     await logIn(form.username.value, form.password.value);
     dialog.close();
     form.reset();
-    poll();
+    await poll();
+    tell("back");
   } catch (error) {
     problem.textContent = error instanceof Refused ? error.message : "The server does not answer. Try again.";
   }

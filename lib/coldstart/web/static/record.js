@@ -16,6 +16,11 @@ const panel = $("tab-image");
 let asked = null;
 let drawn = null;
 
+/** Have the record drawn anew even if it is the same as before: pictures of it may not have come. */
+export function forgetRecord() {
+  if (drawn) drawn = { image_id: drawn.image_id };
+}
+
 /** Ask for the record of the image that is shown, and draw it. */
 export async function drawRecord() {
   const image_id = shown.image;

@@ -1,7 +1,7 @@
 // The map as a picture, and the table behind it.
 
-import { blob } from "./api.js";
-import { announce, h } from "./dom.js";
+import { blob, Refused } from "./api.js";
+import { $, announce, explain, h, hideTip } from "./dom.js";
 import { config, currentView, labels, layout, plotly, stage, traces } from "./map.js";
 import { COLOURS, legendEntries, theme } from "./marks.js";
 import { known, shown } from "./state.js";
@@ -22,6 +22,14 @@ export async function saveCsv() {
 function save(address, name) {
   h("a", { href: address, download: name }).click();
   announce(`${name} saved`);
+}
+
+/** Say why there is no file. */
+export function notSaved(name, error) {
+  const why = error instanceof Refused ? error.message : "Try again once the map is drawn and the server answers.";
+  explain($("tools"), `${name} was not saved. ${why}`);
+  announce($("tip").textContent);
+  addEventListener("pointerdown", hideTip, { once: true });
 }
 
 /** The map as it is looked at, with its legend, as the address of a PNG file. */
