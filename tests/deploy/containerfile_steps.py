@@ -141,8 +141,10 @@ def start(stage: Stage) -> int:
     """Run the entry point without a network, on a read-only root, until it is healthy; end it as an engine would."""
     user = stage.kept["USER"]
     mounts = [f"mount --rbind {stage.root} {stage.root}"]
-    mounts += [f"mount --bind {stage.root}{place} {stage.root}{place}" for place in json.loads(stage.kept["VOLUME"])]
-    mounts += [f"mount -t tmpfs -o mode=1777 tmpfs {stage.root}/{name}" for name in ("tmp", "run")]
+    volumes = json.loads(stage.kept["VOLUME"])
+    mounts += [f"mount --bind {stage.root}{place} {stage.root}{place}" for place in volumes]
+    passing = {"/tmp", "/run"} - set(volumes)
+    mounts += [f"mount -t tmpfs -o mode=1777 tmpfs {stage.root}{place}" for place in passing]
     mounts += [f"mount -o remount,bind,ro {stage.root}"]
     # As in a container: a loopback interface, and ports that need no privilege.
     mounts += ["ip link set lo up", "echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start"]
