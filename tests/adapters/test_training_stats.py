@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Picture
 
+from coldstart.adapters.errors import AppError
 from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.adapters.training_stats import RunningStats
 from coldstart.campaign import Campaign, LabelFile
@@ -126,3 +128,27 @@ def test_two_processes_of_monai_labels_own_option_train_publish_and_keep_stats(
     assert sorted(record["validation"]["images"]) == ["d", "e"] and list(record["validation"]["dice"]) == ["1", "2"]
     assert stats["epoch"] == stats["total_epochs"] == 2 and stats["heldout"]["n_images"] == 2
     assert campaign.publisher.in_use() == stats["model_version"]
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [("2,3", 3), ("3, 0", 0), ("all", 1)])
+def test_each_process_takes_the_gpu_that_the_request_names_for_it(
+    campaign: Campaign, monkeypatch: pytest.MonkeyPatch, gpus: str, expected: int
+) -> None:
+    """There are none here: what is looked at is which one the second of two processes asks torch for."""
+    taken: list[int] = []
+
+    def take(gpu: int) -> None:
+        taken.append(gpu)
+        raise InterruptedError
+
+    monkeypatch.setenv("LOCAL_RANK", "0")  # put back after the test
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", take)
+    with pytest.raises(InterruptedError):
+        AttentionUnetTraining(campaign).train(1, 2, {"multi_gpu": True, "gpus": gpus}, [])
+    assert taken == [expected]
+
+
+def test_gpus_that_are_no_numbers_are_refused(campaign: Campaign) -> None:
+    with pytest.raises(AppError, match=r"`gpus` must be all, or numbers of GPUs such as 0,1; got 'first,second'\."):
+        AttentionUnetTraining(campaign)({"multi_gpu": True, "gpus": "first,second"}, None)

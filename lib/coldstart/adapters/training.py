@@ -127,6 +127,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         """Check the request before anything is read; what to learn from is in the campaign's store."""
         with answered():
             self._settings_of(request)
+            _gpus(request)
         return []
 
     def train(
@@ -136,7 +137,8 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         settings = self._settings_of(request)
         multi_gpu = bool(request["multi_gpu"])
         if multi_gpu:
-            settings = settings.override({"device": _join_processes(rank, world_size)})
+            gpus = _gpus(request) or range(world_size)
+            settings = settings.override({"device": _join_processes(rank, world_size, gpus[rank])})
         running = RunningStats(self._running_path, read_stats(Path(self._stats_path)), settings.epochs)
         try:
             with answered():
@@ -197,14 +199,23 @@ def _device(requested: object, configured: str) -> str:
     return str(name_to_device(name))
 
 
-def _join_processes(rank: int, world_size: int) -> str:
+def _gpus(request: Mapping[str, Any]) -> list[int]:
+    """Numbers of the GPUs that MONAI Label's option names, one for each process; none for all of them."""
+    named = request.get("gpus") or "all"
+    try:
+        return [] if named == "all" else [int(number) for number in str(named).split(",")]
+    except ValueError:
+        raise InvalidInputError(f"`gpus` must be all, or numbers of GPUs such as 0,1; got {named!r}.") from None
+
+
+def _join_processes(rank: int, world_size: int, gpu: int) -> str:
     """Join the processes that MONAI Label began, one for each GPU; without one they train on the CPU, for tests."""
     os.environ["LOCAL_RANK"] = str(rank)
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(rank)
+        torch.cuda.set_device(gpu)
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", rank=rank, world_size=world_size)
-    return f"cuda:{rank}" if on_gpu else "cpu"
+    return f"cuda:{gpu}" if on_gpu else "cpu"
 
 
 def _judged(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
