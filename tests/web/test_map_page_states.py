@@ -328,6 +328,35 @@ def test_picture_that_cannot_be_saved_is_said(look: Callable[[str], MapWindow], 
         window.complaints = [one for one in window.complaints if "ERR_FAILED" not in one]
 
 
+def test_address_opened_in_a_page_that_is_open_brings_all_of_it(
+    look: Callable[[str], MapWindow], tmp_path: Path
+) -> None:
+    campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
+    with serving(campaign, files) as url:
+        window = look(url).open(tab="image", image="i3", view="900,901,900,901")
+        whole = window.view()
+        at = window.table()["x"][3], window.table()["y"][3]
+        near = [at[0] - 0.1, at[0] + 0.1, at[1] - 0.1, at[1] + 0.1]
+        layer = window.panel.get_by_role("checkbox", name="Uncertainty")
+        expect(layer).not_to_be_checked()
+        view = ",".join(f"{edge:.5f}" for edge in near)
+        window.page.evaluate("said => { location.hash = said }", f"tab=image&image=i3&overlays=entropy&view={view}")
+        expect(layer).to_be_checked()
+        window.wait("wide => plot.layout.xaxis.range[1] - plot.layout.xaxis.range[0] < wide / 2", whole[1] - whole[0])
+        left, right, bottom, top = window.view()
+        assert ((left + right) / 2, (bottom + top) / 2) == pytest.approx(at, abs=1e-3)
+        for said in ("colour=nonsense&tab=nowhere", "colour=toString&tab=constructor"):
+            window.page.evaluate("said => { location.hash = said }", said)
+            expect(window.panel).to_contain_text("About this campaign")
+            expect(window.page.get_by_role("radio", name="Cluster")).to_be_checked()
+            window.wait("left => Math.abs(plot.layout.xaxis.range[0] - left) < 1e-4", whole[0])
+            window.page.evaluate("location.hash = 'colour=entropy&tab=next'")
+            expect(window.page.get_by_role("radio", name="Uncertainty")).to_be_checked()
+            expect(window.panel).to_contain_text("Which images come next")
+        window.visit(colour="nonsense", tab="nowhere")
+        expect(window.panel).to_contain_text("About this campaign")
+
+
 def test_replaced_file_has_another_picture_on_an_open_page(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
     campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
     source = "(document.querySelector('#card img')?.src ?? '')"

@@ -4,7 +4,7 @@ import { get, isLoggedIn, logIn, logOut, Refused, whenLoginNeeded, whenUnanswere
 import { drawCampaign, drawHeader } from "./campaign.js";
 import { $, announce, fill, h, hideTip } from "./dom.js";
 import { find } from "./find.js";
-import { draw, drawMarks, whole, zoom } from "./map.js";
+import { draw, drawMarks, lookAsSaid, whole, zoom } from "./map.js";
 import { COLOURS, legend, whenThemeChanges } from "./marks.js";
 import { drawFailure, drawNotice } from "./notice.js";
 import { dismiss } from "./pointing.js";
@@ -89,17 +89,17 @@ addEventListener("visibilitychange", () => {
 listen(changed => {
   if (changed.has("asked")) poll();
   const any = (...names) => names.some(name => changed.has(name));
-  if (any("back")) {
-    forgetRecord();
-    known.picks = [];
-  }
+  const opened = name => changed.has("address") && changed.has(name);
+  if (any("back") || opened("overlays")) forgetRecord();
+  if (any("back")) known.picks = [];
+  if (opened("view")) lookAsSaid();
   if (any("map", "colour")) draw().then(() => fill($("legend"), ...legend()), unable);
   else if (any("image", "tab")) drawMarks();
   if (any("campaign")) drawHeader();
   if (any("campaign", "map")) drawNotice();
   if (any("tab")) drawTabs();
   if (shown.tab === "campaign" && any("campaign", "tab")) drawCampaign();
-  if (shown.tab === "image" && any("campaign", "tab", "image", "back")) drawRecord();
+  if (shown.tab === "image" && any("campaign", "tab", "image", "back", "address")) drawRecord();
   if (shown.tab === "next" && any("campaign", "map", "tab", "alpha", "budget", "back")) drawSteer();
   if (any("campaign")) drawAccount();
   if (any("colour")) document.querySelector(`#colour input[value=${shown.colour}]`).checked = true;
@@ -114,7 +114,6 @@ whenThemeChanges(() => tell("colour", "campaign"));
 // Controls
 
 function buildColours() {
-  if (!(shown.colour in COLOURS)) show({ colour: "cluster" });
   fill(
     $("colour"),
     h("legend", {}, "Colour"),
@@ -149,7 +148,6 @@ function buildTools() {
 }
 
 function buildTabs() {
-  if (!(shown.tab in TABS)) show({ tab: "campaign" });
   const names = Object.keys(TABS);
   fill(
     $("tabs"),

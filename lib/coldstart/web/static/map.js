@@ -165,10 +165,14 @@ export async function draw() {
 }
 
 /** The part that is looked at, or was when the address was kept; the whole map where there is none. */
-function viewToShow() {
-  const chosen = shown.view && (isDrawn ? currentView() : shown.view.split(",").map(Number));
+function viewToShow(chosen = isDrawn ? shown.view && currentView() : viewOfAddress()) {
   return fitted(chosen && holdsSome(chosen) ? chosen : padded(home));
 }
+
+const viewOfAddress = () => shown.view && shown.view.split(",").map(Number);
+
+/** Look at the part that the address says. */
+export const lookAsSaid = () => isDrawn && look(viewToShow(viewOfAddress()));
 
 /** Whether any image is in a part of the map: it may be another map than the one that somebody looked at. */
 const holdsSome = ([left, right, bottom, top]) =>
@@ -192,17 +196,15 @@ function fitted([left, right, bottom, top]) {
 /** Plotly keeps what a drag is changing in its full layout alone. */
 export const currentView = () => [...plot._fullLayout.xaxis.range, ...plot._fullLayout.yaxis.range];
 
-export async function look(view) {
-  const [left, right, bottom, top] = view;
+export async function look([left, right, bottom, top]) {
   await (await plotly).relayout(plot, { "xaxis.range": [left, right], "yaxis.range": [bottom, top] });
 }
 
 async function resized() {
   if (!stage.clientWidth || !stage.clientHeight) return;
-  const [left, right, bottom, top] = fitted(shown.view ? currentView() : padded(home));
-  await (
-    await plotly
-  ).relayout(plot, {
+  const [left, right, bottom, top] = fitted(shown.view ? currentView() : padded(home)),
+    Plotly = await plotly;
+  await Plotly.relayout(plot, {
     width: stage.clientWidth,
     height: stage.clientHeight,
     "xaxis.range": [left, right],
@@ -277,11 +279,7 @@ export function labels() {
 export function drawMarks() {
   if (!isDrawn) return;
   marks.replaceChildren(
-    ...labels().map(({ x, y, text, kind }) => {
-      const mark = h("span", { class: `mark ${kind}` }, text);
-      Object.assign(mark, { x, y });
-      return mark;
-    }),
+    ...labels().map(({ x, y, text, kind }) => Object.assign(h("span", { class: `mark ${kind}` }, text), { x, y })),
   );
   placeMarks();
 }

@@ -10,10 +10,13 @@ const DEFAULTS = {
   view: null,
 };
 
+const CHOICES = { colour: ["cluster", "phase", "entropy", "state"], tab: ["image", "next", "campaign"] };
+
 /** Behind the '#', which browsers keep to themselves: the names of images reach no log on the way. */
 function read() {
   const given = new URLSearchParams(location.hash.slice(1));
-  return Object.fromEntries(Object.entries(DEFAULTS).map(([name, usual]) => [name, given.get(name) ?? usual]));
+  const said = (name, usual) => (CHOICES[name]?.includes(given.get(name)) === false ? usual : (given.get(name) ?? usual));
+  return Object.fromEntries(Object.entries(DEFAULTS).map(([name, usual]) => [name, said(name, usual)]));
 }
 
 export const shown = read();
@@ -29,7 +32,7 @@ export function fileVersion(image_id) {
 
 const listeners = [];
 
-/** Be told of changes: with the set of names of what changed. */
+/** Be told of changes: with the set of names of what changed, and "address" where it was the address that changed. */
 export const listen = listener => listeners.push(listener);
 export const tell = (...names) => {
   for (const listener of listeners) listener(new Set(names));
@@ -49,5 +52,5 @@ addEventListener("hashchange", () => {
   const now = read(),
     names = Object.keys(now).filter(name => shown[name] !== now[name]);
   Object.assign(shown, now);
-  tell(...names);
+  tell(...names, "address");
 });
