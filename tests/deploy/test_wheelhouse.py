@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,9 @@ def collected(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     for name, version, requires in (("torch", "2.13.0", ["driver"]), ("driver", "13.0", []), ("helper", "1.0", [])):
         made["write_wheel"](index, name, version, requires)  # type: ignore[operator]
     (folder / "weights.pt").write_bytes(b"weights")
+    (checkout / "requirements.txt").chmod(0o660)  # as a careful user has files
+    if os.geteuid() == 0:
+        os.chown(checkout / "requirements.txt", 1234, 1234)
     wheelhouse = folder / "wheelhouse"
     ended = run(
         checkout,
@@ -101,6 +105,13 @@ def test_wheelhouse_holds_everything_with_checksums(collected: tuple[Path, Path]
     assert (tmp_path / "coldstart_al" / "tools" / "install-offline").read_bytes() == (
         checkout / "tools" / "install-offline"
     ).read_bytes()
+
+
+def test_source_belongs_to_root_and_can_be_read_by_everybody(collected: tuple[Path, Path]) -> None:
+    """Root unpacks it on the server, where the collector's number may be another user's, and the service reads it."""
+    with tarfile.open(collected[1] / "source.tar.gz") as tar:
+        found = {(one.uid, one.gid, one.mode & 0o066) for one in tar if one.isreg()}
+    assert found == {(0, 0, 0o044)}
 
 
 def test_installs_with_the_network_out_of_reach(collected: tuple[Path, Path], tmp_path: Path) -> None:
