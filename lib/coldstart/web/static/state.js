@@ -15,8 +15,10 @@ const CHOICES = { colour: ["cluster", "phase", "entropy", "state"], tab: ["image
 /** Behind the '#', which browsers keep to themselves: the names of images reach no log on the way. */
 function read() {
   const given = new URLSearchParams(location.hash.slice(1));
-  const said = (name, usual) => (CHOICES[name]?.includes(given.get(name)) === false ? usual : (given.get(name) ?? usual));
-  return Object.fromEntries(Object.entries(DEFAULTS).map(([name, usual]) => [name, said(name, usual)]));
+  const isSaid = name => given.has(name) && (CHOICES[name]?.includes(given.get(name)) ?? true);
+  return Object.fromEntries(
+    Object.entries(DEFAULTS).map(([name, usual]) => [name, isSaid(name) ? given.get(name) : usual]),
+  );
 }
 
 export const shown = read();
