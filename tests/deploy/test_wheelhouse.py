@@ -69,6 +69,7 @@ def collected(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     for name, version, requires in (("torch", "2.13.0", ["driver"]), ("driver", "13.0", []), ("helper", "1.0", [])):
         made["write_wheel"](index, name, version, requires)  # type: ignore[operator]
     (folder / "weights.pt").write_bytes(b"weights")
+    (folder / "weights.pt").chmod(0o600)
     (checkout / "requirements.txt").chmod(0o660)  # as a careful user has files
     if os.geteuid() == 0:
         os.chown(checkout / "requirements.txt", 1234, 1234)
@@ -112,6 +113,7 @@ def test_source_belongs_to_root_and_can_be_read_by_everybody(collected: tuple[Pa
     with tarfile.open(collected[1] / "source.tar.gz") as tar:
         found = {(one.uid, one.gid, one.mode & 0o066) for one in tar if one.isreg()}
     assert found == {(0, 0, 0o044)}
+    assert (collected[1] / "weights" / "weights.pt").stat().st_mode & 0o044 == 0o044
 
 
 def test_installs_with_the_network_out_of_reach(collected: tuple[Path, Path], tmp_path: Path) -> None:
