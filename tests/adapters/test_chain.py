@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ from coldstart.segmentation import Model
 from coldstart.settings import Settings
 
 SETTINGS = Settings(labels={"disc": 1}, spatial_dims=2, spatial_size=(32, 32), encoder="descriptor", budget=3)
+
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -55,6 +58,20 @@ def looking(campaign: Campaign, chain: Chain, monkeypatch: pytest.MonkeyPatch) -
     for kind in KINDS:
         monkeypatch.setitem(background_processes, kind, {})
     return Tasks(campaign, chain)
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    begun: list[subprocess.Popen[str]] = []
+
+    def begin(*command: str) -> subprocess.Popen[str]:
+        begun.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.communicate()
 
 
 def label(campaign: Campaign, image_id: str) -> None:
@@ -185,7 +202,12 @@ HOLD = "import sys, time, filelock; filelock.FileLock(sys.argv[1]).acquire(); pr
 
 @pytest.mark.parametrize("other_server", [False, True])
 def test_training_that_is_stopped_while_its_model_is_checked_is_not_finished(
-    campaign: Campaign, looking: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_server: bool
+    campaign: Campaign,
+    looking: Tasks,
+    spawn: Spawn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    other_server: bool,
 ) -> None:
     label(campaign, "a")
     settings = campaign.settings.override({"epochs": 1})
@@ -196,16 +218,16 @@ def test_training_that_is_stopped_while_its_model_is_checked_is_not_finished(
     due = campaign.trainings.due()
     assert due is not None and due.trigger == "check"
     lock = str(tmp_path / "another" if other_server else campaign.folder / TRAINING_LOCK)
-    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline()
-        queue("RUNNING")
-        background_processes["train"]["1"] = process
-        if other_server:
-            monkeypatch.setattr(chain_module, "STOP_LIMIT_S", 0.1)
-            with FileLock(campaign.folder / TRAINING_LOCK):
-                assert async_task.stop_background_task("train")["status"] == "STOPPED"
-        else:
+    process = spawn(sys.executable, "-c", HOLD, lock)
+    assert process.stdout is not None and process.stdout.readline()
+    queue("RUNNING")
+    background_processes["train"]["1"] = process
+    if other_server:
+        monkeypatch.setattr(chain_module, "STOP_LIMIT_S", 0.1)
+        with FileLock(campaign.folder / TRAINING_LOCK):
             assert async_task.stop_background_task("train")["status"] == "STOPPED"
+    else:
+        assert async_task.stop_background_task("train")["status"] == "STOPPED"
     assert campaign.trainings.status()["last_refused"] == "It was stopped."
     due = campaign.trainings.due()
     if other_server:
@@ -213,6 +235,25 @@ def test_training_that_is_stopped_while_its_model_is_checked_is_not_finished(
     else:
         assert due is None and versions.read(metadata["version"])["refused"] == "It was stopped."
         assert campaign.publisher.in_use() == used.version
+
+
+def test_training_that_waits_for_the_end_of_a_stopped_one_has_not_failed(
+    campaign: Campaign, looking: Tasks, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign, "tasks_to_do", dict)
+    queue("STOPPED")
+    ending = spawn("sleep", "600")
+    background_processes["train"]["1"] = ending
+    del background_processes["train"]["1"]  # as MONAI Label does at once
+    waiting = queue("SUBMITTED")
+    for _ in range(3):
+        looking.begin()
+    assert waiting["status"] == "SUBMITTED"
+    ending.kill()
+    ending.wait()
+    for _ in range(2):
+        looking.begin()
+    assert waiting["status"] == "ERROR", "nothing is before it any more"
 
 
 def test_training_that_has_its_result_is_ending(campaign: Campaign, chain: Chain) -> None:

@@ -21,7 +21,6 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import (
     background_executors,
     background_processes,
-    processes,
     stop_background_task,
     tasks,
 )
@@ -78,6 +77,10 @@ class _Processes(dict[str, "subprocess.Popen[str]"]):
             os.setpriority(os.PRIO_PROCESS, process.pid, own + NICENESS)  # before it has threads, which do as it does
         self.known[task_id] = process
         super().__setitem__(task_id, process)
+
+    def have_ended(self) -> bool:
+        """Whether MONAI Label waits for none of them: one that it was told to stop is in the table no more."""
+        return all(process.returncode is not None for process in list(self.known.values()))
 
 
 class Tasks:
@@ -190,7 +193,7 @@ class Tasks:
 
         It is one when, at two looks in a row, it waits although no other runs before it.
         """
-        idle = [kind for kind in KINDS if not processes(kind)]
+        idle = [kind for kind in KINDS if self._processes[kind].have_ended()]
         waiting = [task for kind in idle for task in tasks(kind) if task["status"] == "SUBMITTED"]
         for task in waiting:
             if task["id"] in self._waiting:
