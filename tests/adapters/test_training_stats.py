@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,45 @@ def test_two_processes_of_monai_labels_own_option_train_publish_and_keep_stats(
     assert sorted(record["validation"]["images"]) == ["d", "e"] and list(record["validation"]["dice"]) == ["1", "2"]
     assert stats["epoch"] == stats["total_epochs"] == 2 and stats["heldout"]["n_images"] == 2
     assert campaign.publisher.in_use() == stats["model_version"]
+
+
+ONE_OF_TWO = """
+import sys
+from pathlib import Path
+from torch import distributed
+from coldstart.campaign import Campaign
+from coldstart.settings import Settings
+rank, settings, folder, meet = int(sys.argv[1]), Settings.model_validate_json(sys.argv[2]), *sys.argv[3:]
+distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+model, _ = Campaign(settings, Path(folder)).trainings.train(settings, lambda _: None, rank=rank, world_size=2)
+distributed.destroy_process_group()
+print(model.metadata["training_images"])
+"""
+
+
+def test_all_processes_learn_from_what_the_first_one_found(campaign: Campaign, tmp_path: Path) -> None:
+    """The second one's database knows a label less: one was saved between two looks."""
+    less = tmp_path / "less"
+    earlier = Campaign(campaign.settings, less)
+    images = {name: tmp_path / f"{name}.png" for name in "abcde"}
+    earlier.sync(images, {name: LabelFile(tmp_path / f"{name} label.png") for name in "abde"})
+    assert [sample.image_id for sample in earlier.trainings.require_images().training] == ["a", "b"]
+    earlier.store.close()
+    settings = campaign.settings.model_dump_json()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_TWO, str(rank), settings, str(folder), str(tmp_path / "meet")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank, folder in enumerate((campaign.folder, less))
+    ]
+    try:
+        said = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert said == ["['a', 'b', 'c']\n"] * 2
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [("2,3", 3), ("3, 0", 0), ("all", 1)])

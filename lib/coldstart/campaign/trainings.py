@@ -16,6 +16,7 @@ from coldstart.campaign.triggers import Triggers, ask, labels_to_learn_from
 from coldstart.exceptions import ModelError, StoreError
 from coldstart.segmentation import EpochReport, Evaluation, Model, resolve_device, train
 from coldstart.segmentation.card import Card, capped, least_bytes
+from coldstart.segmentation.training_set import read_once
 from coldstart.settings import Settings
 from coldstart.store import Store
 
@@ -92,7 +93,7 @@ class Trainings:
             if card.is_shared:
                 card.find_room(least_bytes(config, device))
             attempt = self._begin_attempt(trigger, taken_at)
-            labelled = self.require_images()
+            labelled = read_once(self.require_images, rank, world_size)  # else some may know one more label than others
             try:
                 model = train(
                     labelled.training,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 import torch
+from torch import distributed
 
 from coldstart.exceptions import ImageError, LabelError, ModelError
 from coldstart.segmentation.config import Sample, TrainingConfig
@@ -15,6 +17,8 @@ from coldstart.segmentation.samples import parallel_map, read_sample
 from coldstart.segmentation.training_memory import n_patches
 
 logger = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
 
 Pick = torch.Tensor | list[tuple[int, tuple[slice, ...]]]
 """What is in a batch: rows of the set, or for patches the row and the window of each."""
@@ -179,6 +183,14 @@ def share(order: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:
     per_process = -(-len(order) // world_size)
     repeated = order.repeat(-(-per_process * world_size // len(order)))
     return repeated[: per_process * world_size][rank::world_size]
+
+
+def read_once(read: Callable[[], Read], rank: int, world_size: int) -> Read:
+    """Have the first process of a distributed training read something, and all of them get it."""
+    found = [read() if rank == 0 else None]
+    if world_size > 1:
+        distributed.broadcast_object_list(found)
+    return cast(Read, found[0])
 
 
 def _send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
