@@ -300,6 +300,15 @@ def test_the_folder_of_the_database_is_enough_to_look(run: Run, studies: Path, t
     assert refused.code == 2 and "STUDIES must be the folder of the images" in refused.sentence
 
 
+def test_replay_finds_a_database_that_is_elsewhere(run: Run, studies: Path, tmp_path: Path) -> None:
+    state = shutil.move(studies / "coldstart", tmp_path / "elsewhere")
+    refused = run("replay", studies)
+    assert refused.code == 2 and "--conf state_dir" in refused.sentence
+    assert "come out the same" in run("replay", studies, "--conf", "state_dir", state).out
+    other = run("replay", studies, "--conf", "budget", 3)
+    assert other.code == 2 and "--conf must be state_dir here" in other.sentence and "'budget'" in other.sentence
+
+
 def test_embed_goes_on_where_images_arrived(run: Run, studies: Path, repository: Path) -> None:
     assert "Nothing to do" in run("embed", studies).out
     shutil.copyfile(repository / "sample-data" / "chest" / "chest_050.nrrd", studies / "chest_050.nrrd")  # just now

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from coldstart.cli_campaign import Preset, open_campaign, show_set_aside
-from coldstart.cli_output import AsJson, Conf, Document, answer, console, progress_console
+from coldstart.cli_output import AsJson, Conf, Document, answer, console, pairs, progress_console
 
 if TYPE_CHECKING:
     from coldstart.adapters.offline import OpenedCampaign
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 BegunStudies = Annotated[
     str,
     typer.Argument(help="Folder of the images, or of the campaign's database; or address of a DICOMweb archive."),
+]
+
+StateDir = Annotated[
+    list[str] | None,
+    typer.Option("--conf", metavar="state_dir FOLDER", help="Where the database is, if its server has that setting."),
 ]
 
 
@@ -49,6 +54,7 @@ def map_(
 def replay(
     studies: BegunStudies,
     every: Annotated[bool, typer.Option("--all", help="List every decision, not only what differs.")] = False,
+    conf: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Decide everything again that the selection log holds, and say whether it comes out the same.
@@ -61,7 +67,7 @@ def replay(
 
     def work() -> Document:
         nonlocal differing
-        found = _replay(studies, every=every)
+        found = _replay(studies, pairs(conf), every=every)
         differing = found["different"]
         return found
 
@@ -177,12 +183,15 @@ def _show_map(found: Document) -> None:
     console.print(f"Map: {found['map']}   Table: {found['table']}", soft_wrap=True, markup=False)
 
 
-def _replay(studies: str, *, every: bool) -> Document:
+def _replay(studies: str, conf: Mapping[str, str], *, every: bool) -> Document:
     from coldstart.adapters.offline import find_state, require_studies
     from coldstart.campaign.replay import replay as decide_again
+    from coldstart.exceptions import InvalidInputError
     from coldstart.store import FILE_NAME, Store, require_whole
 
-    folder = find_state(require_studies(studies), {})
+    if others := [name for name in conf if name != "state_dir"]:
+        raise InvalidInputError(f"--conf must be state_dir here, since the log holds all else; got '{others[0]}'.")
+    folder = find_state(require_studies(studies), conf)
     require_whole(folder / FILE_NAME)
     counts: dict[bool | None, int] = {True: 0, False: 0, None: 0}
     lines = []
