@@ -223,9 +223,12 @@ class SegmentationDatastore(CampaignDatastore):
             if waits or known == uid or (uid is None and known is None):
                 continue
             if uid is None:
+                with self.alone():
+                    if self._datastore.label(image_id, FINAL) is not label:
+                        continue  # somebody has saved another one since
+                    super().remove_label(image_id, FINAL)
                 logger.info("The segmentation of %s is not in the archive any more.", image_id)
-                super().remove_label(image_id, FINAL)
-            elif not self._read_label(image_id, uid):
+            elif not self._read_label(image_id, uid, label):
                 continue
             changed = True
             if time.monotonic() > until:
@@ -251,8 +254,8 @@ class SegmentationDatastore(CampaignDatastore):
                 changed = True
         return changed
 
-    def _read_label(self, image_id: str, uid: str) -> bool:
-        """Take over one segmentation; one that cannot be read is kept as it came, with the reason."""
+    def _read_label(self, image_id: str, uid: str, before: DataModel | None) -> bool:
+        """Take over one segmentation in the place of a label; one that cannot be read is kept, with the reason."""
         with tempfile.TemporaryDirectory() as folder:
             try:
                 downloaded = self._cache.download_label(self._index.labels[uid].study, uid, Path(folder))
@@ -266,6 +269,9 @@ class SegmentationDatastore(CampaignDatastore):
             except LabelError as error:
                 logger.warning("The segmentation of %s cannot be used: %s", image_id, error)
                 label, note = downloaded, {**note, "problem": str(error)}
-            self._unsent.pop(image_id, None)
-            self._keep_label(image_id, label, FINAL, {"label_info": names or None, _NOTE: note})
+            with self.alone():
+                if self._datastore.label(image_id, FINAL) is not before:
+                    return False  # somebody has saved another one since, which is newer
+                self._unsent.pop(image_id, None)
+                self._keep_label(image_id, label, FINAL, {"label_info": names or None, _NOTE: note})
         return True

@@ -1,0 +1,50 @@
+"""A label that is saved while the archive is being read, or while the one before it is being sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from archive_case import VOLUMES, Site, label_of_ball, saved_slices
+
+from coldstart.adapters.archive import ArchiveDatastore
+from dicom_series import Series, volume_series
+
+
+def save(datastore: ArchiveDatastore, series: Series, folder: Path, corner: int) -> np.ndarray:
+    def paint(slices: np.ndarray) -> np.ndarray:
+        slices[0, :corner, :corner] = 1
+        return slices
+
+    slices = label_of_ball(datastore, series, folder / "label.nii.gz", paint)
+    datastore.save_label(series.series, str(folder / "label.nii.gz"), "final", {})
+    return slices
+
+
+def test_label_saved_while_another_is_read_stays(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {one.series: one for one in (volume_series("CT", seed=1), volume_series("CT", seed=2))}
+    for one in known.values():
+        site.orthanc.store(one.instances)
+    first, second = site.open("first", **VOLUMES), site.open("second", **VOLUMES)
+    changed, removed = (known[image_id] for image_id in second._datastore.objects)
+    for series in (changed, removed):
+        save(first, series, tmp_path, 1)
+    second.sync()
+    of_removed = {str(one.ReferencedSeriesSequence[0].SeriesInstanceUID): one for one in site.orthanc.segmentations()}
+    site.orthanc.remove_series(of_removed[removed.series].SeriesInstanceUID)
+    save(first, changed, tmp_path, 2)
+    download, here = second._cache.download_label, []
+
+    def download_slowly(study: str, uid: str, folder: Path) -> Path:
+        found = download(study, uid, folder)
+        if not here:
+            here.extend(save(second, series, tmp_path, 3) for series in (changed, removed))
+        return found
+
+    monkeypatch.setattr(second._cache, "download_label", download_slowly)
+    for _ in range(2):
+        second.sync()
+        assert len(here) == 2
+        for series, slices in zip((changed, removed), here, strict=True):
+            np.testing.assert_array_equal(saved_slices(second, series), slices)
