@@ -13,7 +13,8 @@ from scipy import stats
 
 from coldstart.campaign import helping
 from coldstart.campaign.curve import annotator_counts, day_counts, learning_curve
-from coldstart.campaign.helping import Round, mean_interval, still_helping
+from coldstart.campaign.helping import Round, still_helping
+from coldstart.campaign.intervals import mean_interval
 from coldstart.store import Image, Judgement, Label, Model
 
 EACH = 5
@@ -169,6 +170,21 @@ def test_training_after_every_label_is_not_a_plateau_by_itself():
     """0.004 a label: three rounds bring next to nothing, and yet the curve rises clearly."""
     found = rounds(0.6 + 0.004 * np.arange(60), each=1)
     assert all(still_helping(found[:n], []).helping is not False for n in range(20, 61))
+
+
+def test_too_early_names_what_is_missing_and_nothing_that_is_there():
+    """Seven rounds that brought 6 of 106 labels: the rounds are there, the share of the labels is not."""
+    late = [Round(100 + i, one.dice) for i, one in enumerate(rounds(7 * [0.8]))]
+    held_out = still_helping(late, []).sentence
+    assert held_out.endswith("To say that they stopped takes 20 % of the labels after round 2 of the 7 (so far 4 %).")
+    assert "takes 5 rounds, each a training on more labels (so far 3)" in still_helping(late[:3], []).sentence
+    judged = [Round(one.n_labels, {f"{one.n_labels}-{j}": 0.8 for j in range(EACH)}) for one in late]
+    assert "or else 20 % of the labels after round 1 of the 7 (so far 5 %)." in still_helping([], judged).sentence
+    spread = [Round(EACH * (i + 1), {f"{i}-{j}": 0.8 for j in range(EACH)}) for i in range(4)]
+    sides = "or else 10 labels saved before the last rounds and 10 in them (so far 5 and 15)."
+    assert sides in still_helping([], spread).sentence
+    few = [Round(one.n_labels, dict(list(one.dice.items())[: 4 + 2 * i])) for i, one in enumerate(late)]
+    assert "(so far 7 on 4)" in still_helping(few, []).sentence
 
 
 def test_training_again_on_the_same_labels_is_no_round():

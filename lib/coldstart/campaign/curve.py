@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coldstart.campaign.helping import Round, Verdict, mean_interval, still_helping
+from coldstart.campaign.helping import Round, Verdict, still_helping
+from coldstart.campaign.intervals import mean_interval
 from coldstart.store import Image, Judgement, Label, Model, Store
 
 

@@ -6,8 +6,7 @@ else by the labels judged in the last rounds and those judged before, which were
 
 The scatter between images is not all: a training on the same labels ends elsewhere with another seed. How far, is seen
 where a round lies off the straight line between its neighbours (Gasser, Sroka and Jennen-Steinmetz 1986, Biometrika
-73); what the images do not explain of this widens the interval of the gain. The intervals are Student's t: on simulated
-Dice they cover as well as bootstraps from 10 images on, and better below.
+73); what the images do not explain of this widens the interval of the gain.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-CONFIDENCE = 0.95
+from coldstart.campaign.intervals import CONFIDENCE, freedom, interval
+
 N_ROUNDS = 3
 """Rounds that a comparison goes back at least."""
 N_MEAN = 2
@@ -88,24 +88,15 @@ class Round:
 
 @dataclass(frozen=True)
 class _Gain:
-    """A difference of means, its standard error, and whether it is enough to say that labels stopped helping."""
+    """A difference of means, its standard error, and what is missing before it can say that labels stopped helping."""
 
     value: float
     error: float
     freedom: float
     n: int
-    enough: bool
+    missing: str | None
     basis: str
     where: str
-
-
-def mean_interval(dice: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % interval of the mean of Dice values, within [0, 1]; (None, None) of fewer than two."""
-    if len(dice) < 2:
-        return None, None
-    error = float(np.std(dice, ddof=1)) / math.sqrt(len(dice))
-    low, high = _interval(float(np.mean(dice)), error, len(dice) - 1)
-    return max(0.0, low), min(1.0, high)
 
 
 def still_helping(held_out: Sequence[Round], judged: Sequence[Round]) -> Verdict:
@@ -136,33 +127,47 @@ def _start(rounds: Sequence[Round], n_before: int) -> int | None:
     return found[-1] if found else None
 
 
+def _missing_rounds(rounds: Sequence[Round], n_before: int) -> str | None:
+    """What is missing before `_start` finds a round; None where it does."""
+    if len(rounds) < N_ROUNDS + n_before:
+        return f"{N_ROUNDS + n_before} rounds, each a training on more labels (so far {len(rounds)})"
+    if _start(rounds, n_before) is not None:
+        return None
+    share = 1 - rounds[n_before - 1].n_labels / rounds[-1].n_labels
+    return (
+        f"{100 * SHARE:.0f} % of the labels after round {n_before} of the {len(rounds)} (so far {int(100 * share)} %)"
+    )
+
+
+def _compared(rounds: Sequence[Round]) -> tuple[list[Round], list[str]]:
+    """Rounds that show a gain, with one more before them, by which trainings are seen to scatter; their images."""
+    start = _start(rounds, N_MEAN)
+    compared = list(rounds[max(0, (start or 0) - N_MEAN) :])
+    common = set.intersection(*(set(one.dice) for one in compared)) if compared else set()
+    return compared, sorted(common)
+
+
 def _gain_on_the_same(rounds: Sequence[Round]) -> _Gain | None:
     """The gain on the held-out images that all compared models were judged on, image by image."""
-    start = _start(rounds, N_MEAN)
-    if start is not None:
-        first = max(0, start - N_MEAN)  # one more than is compared: it shows how trainings scatter
-        compared = list(rounds[first:])
-        weights = np.zeros(len(compared))
-        weights[-N_MEAN:] += 1 / N_MEAN
-        weights[start - first - N_MEAN + 1 : start - first + 1] -= 1 / N_MEAN
-    elif len(rounds) > 1:
-        compared = list(rounds)
-        weights = np.zeros(len(compared))
+    start, (compared, common) = _start(rounds, N_MEAN), _compared(rounds)
+    if len(compared) < 2 or len(common) < MIN_HELD_OUT:
+        return None
+    weights = np.zeros(len(compared))
+    if start is None:
         weights[0], weights[-1] = -1, 1
     else:
-        return None
-    common = sorted(set.intersection(*(set(one.dice) for one in compared)))
-    if len(common) < MIN_HELD_OUT:
-        return None
+        weights[-N_MEAN:] += 1 / N_MEAN
+        end = len(compared) - (len(rounds) - 1 - start)
+        weights[end - N_MEAN : end] -= 1 / N_MEAN
     dice = np.array([[one.dice[image_id] for image_id in common] for one in compared])
     gains = weights @ dice
     parts = [gains.var(ddof=1) / len(common), weights @ weights * _scatter_of_trainings(compared, dice)]
     return _Gain(
         value=float(gains.mean()),
         error=math.sqrt(sum(parts)),
-        freedom=_freedom(parts, [len(common) - 1, max(1, len(compared) - 2)]),
+        freedom=freedom(parts, [len(common) - 1, max(1, len(compared) - 2)]),
         n=len(common),
-        enough=start is not None,
+        missing=_missing_rounds(rounds, N_MEAN),
         basis="heldout",
         where=f"{_span(rounds, start or 0)} the Dice on the {len(common)} held-out images",
     )
@@ -188,10 +193,7 @@ def _gain_on_others(rounds: Sequence[Round]) -> _Gain | None:
     start = _start(rounds, 1)
     if start is None:
         return None
-    last = _dice_of(rounds[start + 1 :])
-    while start > 0 and len(last) < MIN_JUDGED:
-        last += _dice_of(rounds[start : start + 1])
-        start -= 1
+    start, last = _last_judged(rounds, start)
     before: list[float] = []
     for one in reversed(rounds[: start + 1]):
         if len(before) < max(len(last), MIN_JUDGED):
@@ -202,19 +204,22 @@ def _gain_on_others(rounds: Sequence[Round]) -> _Gain | None:
     return _Gain(
         value=float(np.mean(last) - np.mean(before)),
         error=math.sqrt(sum(parts)),
-        freedom=_freedom(parts, [len(last) - 1, len(before) - 1]),
+        freedom=freedom(parts, [len(last) - 1, len(before) - 1]),
         n=len(last),
-        enough=True,
+        missing=None,
         basis="prequential",
         where=f"{_span(rounds, start)} the Dice of the predictions on {len(last)} newly labelled images, against "
         f"{len(before)} other images labelled before them,",
     )
 
 
-def _freedom(variances: Sequence[float], of_each: Sequence[int]) -> float:
-    """Degrees of freedom of a sum of estimated variances (Welch and Satterthwaite)."""
-    below = sum(variance**2 / freedom for variance, freedom in zip(variances, of_each, strict=True))
-    return sum(variances) ** 2 / below if below > 0 else sum(of_each)
+def _last_judged(rounds: Sequence[Round], start: int) -> tuple[int, list[float]]:
+    """Dice of the rounds after the one at `start`, of more rounds where these are too few, and where these begin."""
+    last = _dice_of(rounds[start + 1 :])
+    while start > 0 and len(last) < MIN_JUDGED:
+        last += _dice_of(rounds[start : start + 1])
+        start -= 1
+    return start, last
 
 
 def _dice_of(rounds: Sequence[Round]) -> list[float]:
@@ -227,14 +232,9 @@ def _span(rounds: Sequence[Round], start: int) -> str:
     return f"over {last} ({rounds[start].n_labels} to {rounds[-1].n_labels} labels)"
 
 
-def _interval(value: float, error: float, freedom: float) -> tuple[float, float]:
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    return value - half, value + half
-
-
 def _verdict(gain: _Gain) -> Verdict:
     error = max(gain.error, LEAST_ERROR)
-    low, high = _interval(gain.value, error, gain.freedom)
+    low, high = interval(gain.value, error, gain.freedom)
     any_gain = float(stats.t.cdf(gain.value / error, gain.freedom))
     too_small = float(stats.t.cdf((SMALLEST_GAIN - gain.value) / error, gain.freedom))
     helping, sure = None, too_small
@@ -243,9 +243,8 @@ def _verdict(gain: _Gain) -> Verdict:
         helping, sure = True, any_gain
         opening = "More labels still help" + (", but little" if high < SMALLEST_GAIN else "")
         closing = f"That there is a gain is {_percent(sure)} sure."
-    elif not gain.enough:
-        opening = _TOO_EARLY
-        closing = f"To say that they stopped takes {N_ROUNDS + N_MEAN} rounds that brought enough labels."
+    elif gain.missing is not None:
+        opening, closing = _TOO_EARLY, f"To say that they stopped takes {gain.missing}."
     elif too_small >= CONFIDENCE:
         helping = False
         opening, closing = "More labels have stopped helping", f"{small} {_percent(sure)} sure."
@@ -270,9 +269,19 @@ def _percent(sure: float) -> str:
 
 
 def _what_is_needed(held_out: Sequence[Round], judged: Sequence[Round]) -> str:
-    n_images = len(held_out[-1].dice) if held_out else 0
     return (
         f"{_TOO_EARLY}: this needs {N_ROUNDS + N_MEAN} rounds, each a training on more labels, judged on at least "
-        f"{MIN_HELD_OUT} held-out images with labels (so far {len(held_out)} on {n_images}), or else "
-        f"{2 * MIN_JUDGED} labels saved over {N_ROUNDS + 1} rounds (so far {len(_dice_of(judged))} over {len(judged)})."
+        f"{MIN_HELD_OUT} held-out images with labels (so far {len(held_out)} on {len(_compared(held_out)[1])}), or "
+        f"else {_needed_of_judged(judged)}."
     )
+
+
+def _needed_of_judged(rounds: Sequence[Round]) -> str:
+    n_judged, start = len(_dice_of(rounds)), _start(rounds, 1)
+    if n_judged < 2 * MIN_JUDGED:
+        return f"{2 * MIN_JUDGED} labels saved over {N_ROUNDS + 1} rounds (so far {n_judged} over {len(rounds)})"
+    if start is None:
+        return f"{_missing_rounds(rounds, 1)}"
+    n_last = len(_last_judged(rounds, start)[1])
+    sides = f"{MIN_JUDGED} labels saved before the last rounds and {MIN_JUDGED} in them"
+    return f"{sides} (so far {n_judged - n_last} and {n_last})"

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from coldstart.campaign.helping import mean_interval
+from coldstart.campaign.intervals import mean_interval
 from coldstart.settings import Settings
 
 CLOCK_SLACK_S = 3600.0
