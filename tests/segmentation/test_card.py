@@ -7,7 +7,9 @@ has to end in the same weights, bit for bit, as a training that was left alone.
 
 from __future__ import annotations
 
+import inspect
 import logging
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -231,6 +233,29 @@ def test_step_that_takes_nearly_all_that_the_training_may_have_is_waited_for(
     steps = fails_once_in_step(1, "forward", fake, monkeypatch)
     train(disks[:2], config, card=Card(CPU, "wait", said.append))
     assert len(steps) == 2 and len(said) == 2
+
+
+@pytest.mark.parametrize("n_made", [0, 1, 2, 5])
+@pytest.mark.parametrize("amp", [False, True])
+def test_memory_that_runs_out_while_adam_makes_its_means_leaves_nothing_behind(
+    fake, disks, small_config, monkeypatch, n_made, amp
+):
+    monkeypatch.setattr(fitting, "mixed_precision", lambda config, device: amp)
+    config = small_config(epochs=2)
+    alone = train(disks[:2], config)
+    made = []
+
+    def make(*given, **options):
+        if sys._getframe(1).f_code.co_filename == inspect.getfile(torch.optim.Adam):
+            made.append(given)
+            if len(made) == n_made + 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return torch.full_like(given[0], 0, **options)
+
+    monkeypatch.setattr(torch, "zeros_like", make)
+    again = train(disks[:2], config, card=Card(CPU, "wait", pytest.fail))
+    assert len(made) > n_made + 1 and again.config.batch_size == config.batch_size
+    assert same(again, alone)
 
 
 def test_step_whose_memory_nobody_else_has_is_tried_again_before_the_batch_is_halved(

@@ -61,7 +61,7 @@ class Fitting:
         """Keep what a step changes until it may run out of memory; return what puts it back.
 
         That is before the weights change, which no memory is needed for any more: the statistics of the batch
-        normalisations, and the generators that dropout draws from.
+        normalisations, the generators that dropout draws from, and what the optimiser begins its first step with.
         """
         buffers = sorted(self.network.buffers(), key=lambda buffer: str(buffer.dtype))
         groups = [list(group) for _, group in groupby(buffers, key=lambda buffer: buffer.dtype)]
@@ -71,6 +71,11 @@ class Fitting:
 
         def undo() -> None:
             self._optimiser.zero_grad(set_to_none=True)
+            for parameter, means in list(self._optimiser.state.items()):
+                if "exp_avg_sq" not in means:  # Adam makes it last, and takes what is there for complete
+                    del self._optimiser.state[parameter]
+            for left_there in ("grad_scale", "found_inf"):  # by the scaler, which would multiply with it once more
+                vars(self._optimiser).pop(left_there, None)
             for group, values in zip(groups, kept, strict=True):
                 parts = torch.split(values, [buffer.numel() for buffer in group])
                 for buffer, part in zip(group, parts, strict=True):
