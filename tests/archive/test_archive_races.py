@@ -48,3 +48,27 @@ def test_label_saved_while_another_is_read_stays(site: Site, tmp_path: Path, mon
         assert len(here) == 2
         for series, slices in zip((changed, removed), here, strict=True):
             np.testing.assert_array_equal(saved_slices(second, series), slices)
+
+
+def test_label_saved_within_the_second_of_the_one_before_is_sent_too(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = volume_series("CT", seed=1)
+    site.orthanc.store(series.instances)
+    first, second = site.open("first", **VOLUMES), site.open("second", **VOLUMES)
+    store, later = first._client.store, []
+
+    def store_slowly(segmentation: Path) -> None:
+        store(segmentation)
+        if not later:
+            before = first._datastore.label(series.series, "final")
+            later.append(save(first, series, tmp_path, 2))
+            now = first._datastore.label(series.series, "final")
+            now.info = {**now.info, "ts": before.info["ts"]}
+
+    monkeypatch.setattr(first._client, "store", store_slowly)
+    save(first, series, tmp_path, 1)
+    first.sync()
+    assert first.n_unsent == 0
+    second.sync()
+    np.testing.assert_array_equal(saved_slices(second, series), later[0])

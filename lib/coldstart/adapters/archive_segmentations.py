@@ -56,7 +56,7 @@ class SegmentationDatastore(CampaignDatastore):
         self._cache = SeriesCache(self._client, folder)
         self._sending = threading.Lock()
         self._unsent: dict[str, str] = {}
-        self._unsendable: dict[str, int] = {}
+        self._unsendable: dict[str, DataModel] = {}
         self._no_image: dict[str, str] = {}
         self._send_at = 0.0
         super().__init__(str(folder))
@@ -159,7 +159,7 @@ class SegmentationDatastore(CampaignDatastore):
 
     def _is_to_be_sent(self, image_id: str, label: DataModel) -> bool:
         note = label.info.get(_NOTE, {})
-        done = "segmentation" in note or self._unsendable.get(image_id) == label.info["ts"]
+        done = "segmentation" in note or self._unsendable.get(image_id) is label
         return not done and image_id in self._index.series
 
     def _send(self, image_id: str) -> None:
@@ -170,7 +170,7 @@ class SegmentationDatastore(CampaignDatastore):
                 if self._unsent.get(image_id) == _BEING_SENT:
                     del self._unsent[image_id]
                 return
-            series, saved_at = self._index.series[image_id], label.info["ts"]
+            series = self._index.series[image_id]
             segmentation = Path(folder) / "label.dcm"
             try:
                 image = self._cache.fetch(image_id, series)
@@ -181,11 +181,11 @@ class SegmentationDatastore(CampaignDatastore):
                     segmentation,
                     label_info=label.info.get("label_info"),
                     preset_labels=self._campaign.settings.labels,
-                    identity=(image_id, str(saved_at)),
+                    identity=(image_id, str(label.info["ts"])),
                 )
                 self._client.store(segmentation)
             except (ImageError, LabelError) as error:
-                self._unsendable[image_id] = saved_at
+                self._unsendable[image_id] = label
                 self._unsent[image_id] = f"The label is kept here, and is not in the archive: {error}"
             except ArchiveError as error:
                 self._unsent[image_id] = f"The label is saved and counts, but is not in the archive yet: {error}"
@@ -194,13 +194,13 @@ class SegmentationDatastore(CampaignDatastore):
             else:
                 self._unsent.pop(image_id, None)
                 self._index.note_label(uid, series.study, image_id)
-                self._note(image_id, saved_at, uid)
+                self._note(image_id, label, uid)
                 return
         logger.warning("%s", self._unsent[image_id])
 
-    def _note(self, image_id: str, saved_at: int, uid: str) -> None:
-        def note(info: dict[str, Any]) -> dict[str, Any]:
-            return {_NOTE: {"segmentation": uid}} if info.get("ts") == saved_at else {}
+    def _note(self, image_id: str, label: DataModel, uid: str) -> None:
+        def note(_info: dict[str, Any]) -> dict[str, Any]:  # not of one that was saved since
+            return {_NOTE: {"segmentation": uid}} if self._datastore.label(image_id, FINAL) is label else {}
 
         self._file.update_info(image_id, FINAL, note)
         self.flush()
@@ -219,7 +219,7 @@ class SegmentationDatastore(CampaignDatastore):
         for image_id, entry in self._datastore.objects.items():
             label, uid = entry.labels.get(FINAL), newest.get(image_id)
             known = None if label is None else label.info.get(_NOTE, {}).get("segmentation")
-            waits = label is not None and known is None and self._unsendable.get(image_id) != label.info["ts"]
+            waits = label is not None and known is None and self._unsendable.get(image_id) is not label
             if waits or known == uid or (uid is None and known is None):
                 continue
             if uid is None:
