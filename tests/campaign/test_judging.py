@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from campaign_case import HELD_OUT, label, list_files
+from filelock import FileLock
 from PIL import Image as Picture
 from sqlalchemy import select
 
@@ -280,6 +281,25 @@ def test_judge_that_is_ended_leaves_the_rest_for_the_next_start(taught):
     judge.end()
     assert judge.judge_waiting() == 0
     assert Judge(taught).judge_waiting() == 2
+
+
+def test_what_one_step_has_no_time_for_is_judged_by_the_next(taught, monkeypatch):
+    for image_id in ("p05", "p06"):
+        label(taught, image_id)
+    judge = Judge(taught)
+    with monkeypatch.context() as patch:
+        patch.setattr("coldstart.campaign.judging.JUDGE_FOR_S", 0.0)
+        assert judge.judge_waiting() == 0
+    assert judge.judge_waiting() == 2
+    assert judge.judge_waiting() == 0
+
+
+def test_labels_that_another_server_judges_are_left_to_it(taught):
+    label(taught, "p05")
+    judge = Judge(taught)
+    with FileLock(taught.folder / "judging.lock"):
+        assert judge.judge_waiting() == 0
+    assert judge.judge_waiting() == 1
 
 
 def test_volume_is_judged_slice_by_slice_together(make_new, tmp_path):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
@@ -34,6 +34,9 @@ from coldstart.store import Model as PublishedModel
 RETRY_AFTER_S = 60.0
 """How long labels wait when memory ran out, most often because a training runs on the same device."""
 REMEDY = "It is tried again by itself."
+
+JUDGE_FOR_S = 300.0
+"""How long one step judges; what is left is judged by the next ones, which others see go on."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +71,9 @@ class Judge:
         self._ended.set()
 
     def judge_waiting(self) -> int:
-        """Judge the labels that wait; return how many there were. It costs next to nothing while nothing has changed.
+        """Judge labels that wait, for `JUDGE_FOR_S`, unless another server does; return how many were judged.
+
+        It costs next to nothing while nothing has changed.
 
         Raises
         ------
@@ -82,9 +87,14 @@ class Judge:
         seen = self._state()
         if seen == self._seen:
             return 0
-        with FileLock(self._campaign.folder / "judging.lock"):
-            count = self._judge_waiting()
-        self._seen = seen
+        until = time.monotonic() + JUDGE_FOR_S
+        try:
+            with FileLock(self._campaign.folder / "judging.lock", timeout=0):
+                count = self._judge_waiting(until)
+        except Timeout:
+            return 0
+        if time.monotonic() < until:
+            self._seen = seen
         return count
 
     def _state(self) -> tuple[object, ...]:
@@ -94,7 +104,7 @@ class Judge:
             version = session.scalar(select(PublishedModel.version).order_by(PublishedModel.id.desc()).limit(1))
         return store.identity, inventory.revision(store), version
 
-    def _judge_waiting(self) -> int:
+    def _judge_waiting(self, until: float) -> int:
         campaign = self._campaign
         with campaign.store.reading() as session:
             published = newest_model(session)
@@ -103,16 +113,15 @@ class Judge:
             waiting = _waiting(session, published.details.get("training_images", ()))
         if not waiting:
             return 0
-        campaign.fetch([one.sample.image_id for one in waiting], lambda _done, _total: None)
         try:
-            return self._judge(waiting, published.version)
+            return self._judge(waiting, published.version, until)
         except ModelError:
             self._not_before = time.monotonic() + RETRY_AFTER_S
             raise
         finally:
             give_back()
 
-    def _judge(self, waiting: Sequence[_Waiting], version: str) -> int:
+    def _judge(self, waiting: Sequence[_Waiting], version: str, until: float) -> int:
         with enough_memory(what="Loading the model that judges labels", remedy=REMEDY, error=ModelError):
             model = load_published(self._campaign.model_path, self._campaign.settings.device)
         if model.version != version:
@@ -120,8 +129,9 @@ class Judge:
         names = class_names(self._campaign.settings.labels)
         count, failure = 0, None
         for one in waiting:
-            if self._ended.is_set():
+            if self._ended.is_set() or time.monotonic() >= until:
                 break
+            self._campaign.fetch([one.sample.image_id], lambda _done, _total: None)
             if not one.sample.image.is_file() or not one.sample.label.is_file():
                 continue  # a share that is away: the labels are judged when it is there again
             try:
