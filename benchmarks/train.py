@@ -11,8 +11,9 @@ Stock is `BasicTrainTask` with the least that it needs, as MONAI Label's own rad
 so that it too reads its loss after each epoch, as on a server.
 
 The floor is what a training cannot go below on this device: the operations of its steps over the rate of a large
-matrix product, and what the steps keep for the way back, written and read once, with Adam's seven passes over the
-weights, over the rate of a copy. At the end, steps of a plain loop are timed with one thing changed each time.
+matrix product or convolution, whichever is faster, and what the steps keep for the way back, written and read once,
+with Adam's seven passes over the weights, over the rate of a copy. At the end, steps of a plain loop are timed with one
+thing changed each time.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # Threads that wait by spinning keep the cores from those that they wait for; processes read this when they start.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    device = resolve_device(arguments.device)
+    device = use(arguments.device)
     epochs = arguments.epochs or (EPOCHS_ON_GPU if device.type == "cuda" else EPOCHS_ON_CPU)
     config = TrainingConfig(("disk",), 2, (arguments.side, arguments.side), epochs=epochs, device=str(device))
     load_before = os.getloadavg()[0]
@@ -99,6 +100,14 @@ def main() -> None:
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     arguments.output.with_suffix(".md").write_text(table(result))
     print(table(result))
+
+
+def use(name: str) -> torch.device:
+    """The device of this name, as the one that torch's own counters and waits are about."""
+    device = resolve_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def write_images(folder: Path, n_images: int, side: int) -> None:
@@ -140,6 +149,7 @@ def measure(folder: Path, config: TrainingConfig, n_threads: int, n_rounds: int)
 def work(connection: Connection, way: str, folder: Path, config: TrainingConfig, n_threads: int) -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(n_threads)
+    use(config.device)
     on_gpu = config.device.startswith("cuda")
     rounds = {OURS: our_round, STOCK: stock_round}[way](folder, config)
     while connection.recv():
@@ -273,11 +283,17 @@ def floor(config: TrainingConfig, device: torch.device, n_images: int) -> dict[s
     weights = sum(parameter.nbytes for parameter in network.parameters())
     n_bytes = 2 * step_bytes(config, config.spatial_size, mixed) + 7 * weights
     side, megabytes = 2048, 256
-    square = torch.rand(side, side, device=device, dtype=torch.float16 if mixed else torch.float32)
+    kind = {"device": device, "dtype": torch.float16 if mixed else torch.float32}
+    square, planes = torch.rand(side, side, **kind), torch.rand(16, 128, 64, 64, **kind)
+    # on some processors a convolution is through with its operations sooner than a matrix product
+    convolve = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False, **kind).requires_grad_(False)
+    planes, convolve = (one.to(memory_format=torch.channels_last) for one in (planes, convolve))
     source = torch.ones(megabytes << 18, device=device)
-    multiply_s, copy_s = least_s(lambda: square @ square, device), least_s(source.clone, device)
+    multiply_s, convolve_s = least_s(lambda: square @ square, device), least_s(lambda: convolve(planes), device)
+    copy_s = least_s(source.clone, device)
     tflop, gb = n_steps * counter.get_total_flops() / 1e12, n_steps * n_bytes / 1e9
-    tflop_per_s, gb_per_s = 2 * side**3 / multiply_s / 1e12, 2 * (megabytes << 20) / copy_s / 1e9
+    tflop_per_s = max(2 * side**3 / multiply_s, 2 * 9 * 128 * planes.numel() / convolve_s) / 1e12
+    gb_per_s = 2 * (megabytes << 20) / copy_s / 1e9
     figures = {"tflop": tflop, "gb": gb, "tflop_per_s": tflop_per_s, "gb_per_s": gb_per_s}
     figures |= {"operations_s": tflop / tflop_per_s, "bytes_s": gb / gb_per_s}
     return {key: round(value, 3) for key, value in figures.items()}
