@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -254,6 +256,26 @@ def test_training_that_waits_for_the_end_of_a_stopped_one_has_not_failed(
     for _ in range(2):
         looking.begin()
     assert waiting["status"] == "ERROR", "nothing is before it any more"
+
+
+def test_training_that_a_viewer_begins_while_the_server_begins_one_joins_that(
+    campaign: Campaign, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label(campaign, "a")
+    campaign.trainings.ask("ann")
+    both = threading.Barrier(2)
+
+    def run_slowly(_method: str, request: dict[str, Any], params: Any = None, *_: Any, **__: Any) -> tuple[Any, None]:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(1.0)
+        return queue("SUBMITTED", **{**request, **(params or {})}), None
+
+    monkeypatch.setattr(chain_module, "_run", run_slowly)
+    viewer = threading.Thread(target=AsyncTask.run, args=("train", {"model": "attention_unet"}))
+    viewer.start()
+    chain.begin()
+    viewer.join()
+    assert len(background_tasks["train"]) == 1
 
 
 def test_training_that_has_its_result_is_ending(campaign: Campaign, chain: Chain) -> None:

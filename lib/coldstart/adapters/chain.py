@@ -9,6 +9,7 @@ training has ended or somebody has stopped it.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -70,6 +71,7 @@ class Chain:
         self._model = model
         self._is_plain = is_plain
         self._is_training = is_training
+        self._queueing = threading.Lock()  # from the look at what is queued until that has changed
         self.reason: str | None = None
         AsyncTask.run = staticmethod(self._run)
 
@@ -90,15 +92,16 @@ class Chain:
         return {"train": f"{due.trigger} {situation.trained_at} {situation.asked_at} {len(situation.new_labels)}"}
 
     def begin(self) -> None:
-        """Begin the training that is due."""
-        queued_at = time.time()
-        due = self._campaign.trainings.due()
-        if due is None:
-            return
-        asked = asked_request(self._campaign.store) if due.trigger == "asked" else {}
-        logger.info("A training begins by itself: %s.", due.sentence)
-        own = {"model": self._model, TRIGGER: due.trigger, QUEUED_AT: queued_at}
-        _run("train", request={**asked, **own}, enqueue=True)
+        """Begin the training that is due, unless a viewer has begun one since that was found."""
+        with self._queueing:
+            queued_at = time.time()
+            due = self._campaign.trainings.due()
+            if due is None or self._open():
+                return
+            asked = asked_request(self._campaign.store) if due.trigger == "asked" else {}
+            logger.info("A training begins by itself: %s.", due.sentence)
+            own = {"model": self._model, TRIGGER: due.trigger, QUEUED_AT: queued_at}
+            _run("train", request={**asked, **own}, enqueue=True)
 
     def ask(self, who: str | None) -> bool:
         """Have the server train as soon as it can; tell whether that takes another training than those on their way.
@@ -182,18 +185,19 @@ class Chain:
         if method != "train" or force_sync:
             result: tuple[Any, str | None] = _run(method, request, params, force_sync, enqueue)
             return result
-        params = {**(params or {}), QUEUED_AT: time.time()}
-        asked = {**(request or {}), **params}
-        open_ = self._open()
-        if len(open_) > 1:
-            open_[-1]["request"].update(asked)
-            self._remember(open_[-1])
-            return open_[-1], None
-        if open_ and TRIGGER in open_[0]["request"] and self._is_plain(asked) and not self._has_news(open_[0]):
-            return open_[0], None
-        task, said = _run(method, request, params, False, True)
-        self._remember(task)
-        return task, said
+        with self._queueing:
+            params = {**(params or {}), QUEUED_AT: time.time()}
+            asked = {**(request or {}), **params}
+            open_ = self._open()
+            if len(open_) > 1:
+                open_[-1]["request"].update(asked)
+                self._remember(open_[-1])
+                return open_[-1], None
+            if open_ and TRIGGER in open_[0]["request"] and self._is_plain(asked) and not self._has_news(open_[0]):
+                return open_[0], None
+            task, said = _run(method, request, params, False, True)
+            self._remember(task)
+            return task, said
 
     def _has_news(self, task: Mapping[str, Any]) -> bool:
         """Whether a label was saved since a training was queued: it may not learn from that."""
