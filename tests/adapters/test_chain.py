@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +22,9 @@ from monailabel.utils.async_tasks.utils import background_processes, background_
 from PIL import Image as Picture
 
 from coldstart.adapters import chain as chain_module
+from coldstart.adapters import tasks as tasks_module
 from coldstart.adapters.chain import QUEUED_AT, TIMES, TRAINING_LOCK, TRIGGER, Chain
+from coldstart.adapters.errors import AppError
 from coldstart.adapters.tasks import KINDS, Tasks
 from coldstart.adapters.training import AttentionUnetTraining
 from coldstart.campaign import Campaign, LabelFile
@@ -276,6 +279,18 @@ def test_training_that_a_viewer_begins_while_the_server_begins_one_joins_that(
     chain.begin()
     viewer.join()
     assert len(background_tasks["train"]) == 1
+
+
+def test_whoever_stops_a_task_does_not_wait_while_the_server_begins_work(
+    looking: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks_module, "STOP_LIMIT_S", 0.1)
+    assert async_task.stop_background_task("train") is None
+    with ThreadPoolExecutor() as pool, looking._turn:  # the pool ends once the turn is over
+        assert pool.submit(async_task.stop_background_task, "scoring").result(60) is None
+        with pytest.raises(AppError, match="is beginning work just now") as caught:
+            pool.submit(async_task.stop_background_task, "train").result(60)
+    assert caught.value.status_code == 503
 
 
 def test_training_that_has_its_result_is_ending(campaign: Campaign, chain: Chain) -> None:

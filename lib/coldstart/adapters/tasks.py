@@ -25,7 +25,8 @@ from monailabel.utils.async_tasks.utils import (
     tasks,
 )
 
-from coldstart.adapters.chain import OPEN, Chain
+from coldstart.adapters.chain import OPEN, STOP_LIMIT_S, Chain
+from coldstart.adapters.errors import AppError
 from coldstart.campaign import Campaign
 
 RETRY_AFTER_S = (5.0, 60.0, 600.0)
@@ -180,13 +181,16 @@ class Tasks:
 
         Slicer's plugin reads the last line of what a stopped task said, which in its first seconds has said nothing.
         """
-        with self._turn:
-            task: dict[str, Any] | None = stop_background_task(kind)
-            if task is not None and not task.get("details"):
-                task["details"] = ["Stopped before it said anything."]
-            if task is not None and kind == "train":
+        if kind != "train":
+            return _stopped(kind)
+        if not self._turn.acquire(timeout=STOP_LIMIT_S):  # on the event loop, where everybody else waits too
+            raise AppError("The server is beginning work just now. Stop it again in a minute.", 503)
+        try:
+            if (task := _stopped(kind)) is not None:
                 self._chain.note_stopped(task)
             return task
+        finally:
+            self._turn.release()
 
     def _give_up_lost(self) -> None:
         """Call a task failed whose process could not be started: in MONAI Label it stays SUBMITTED for good.
@@ -215,6 +219,13 @@ class Tasks:
             return f"{what} could not be started, or ended at once; {kept}. The server's log says more."
         raised = [match["sentence"] for line in lines if (match := _RAISED.match(line))]
         return raised[-1] if raised else f"{what} ended with '{lines[-1]}'; {kept}. The server's log says more."
+
+
+def _stopped(kind: str) -> dict[str, Any] | None:
+    task: dict[str, Any] | None = stop_background_task(kind)
+    if task is not None and not task.get("details"):
+        task["details"] = ["Stopped before it said anything."]
+    return task
 
 
 def end_with_server() -> None:
