@@ -46,6 +46,7 @@ export async function logIn(username, password) {
   const answer = await fetch(new URL("../auth/token", HERE), {
     method: "POST",
     body: new URLSearchParams({ username, password }),
+    signal: AbortSignal.timeout(ANSWERED_WITHIN_MS),
   });
   if (!answer.ok) throw new Refused(answer.status, await sentence(answer));
   sessionStorage.setItem(TOKEN, (await answer.json()).access_token);
