@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import shutil
+import threading
 
 import campaign_case as case
 import numpy as np
@@ -126,6 +128,18 @@ def test_same_labels_and_seed_give_the_same_network(trained):
 def test_scoring_without_a_model_is_refused_with_a_sentence(campaign):
     with pytest.raises(ModelError):
         campaign.score()
+
+
+def test_pool_is_decoded_by_as_many_threads_as_there_are_cpus(campaign, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(5)))
+    monkeypatch.setattr("coldstart.scoring.entropy.available_memory", lambda: 64 << 30)
+    all_at_once, seen = threading.Barrier(5), itertools.count()
+
+    def meet():
+        if next(seen) < 5:
+            all_at_once.wait(timeout=60)
+
+    assert case.score(campaign, case.random_entropies(), on_image=meet) > 5
 
 
 def test_training_config_takes_every_training_setting():

@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 
 from coldstart.exceptions import ImageError, InvalidInputError, ModelError
 from coldstart.images import read_image
-from coldstart.scoring import batch_entropy, score_entropy
+from coldstart.scoring import batch_entropy, decoding_threads, score_entropy
 from coldstart.scoring.entropy import N_IN_FLIGHT, mean_entropy
 from coldstart.segmentation import Model, TrainingConfig, build_network, faster, predict_prepared, predict_probabilities
 from coldstart.segmentation import prepare_image as prepare
@@ -210,3 +210,22 @@ class TestScoreEntropy:
     def test_numbers_below_one_are_refused_at_once(self, pool, name):
         with pytest.raises(InvalidInputError, match=f"`{name}` must be at least 1; got 0"):
             score_entropy(lambda images: images, pool, spatial_dims=2, **{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("spatial_dims", "n_cpus", "gib_left", "expected"),
+    [
+        (2, 16, 64, 8),
+        (2, 5, 64, 5),
+        (2, 1, 64, 2),  # one reads from the disk while the other decodes
+        (2, 16, 3, 3),
+        (2, 16, 0, 2),
+        (3, 16, 64, 2),
+    ],
+)
+def test_files_are_decoded_by_as_many_threads_as_there_are_cpus_and_memory_for(
+    monkeypatch, spatial_dims, n_cpus, gib_left, expected
+):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(n_cpus)))
+    monkeypatch.setattr("coldstart.scoring.entropy.available_memory", lambda: gib_left << 30)
+    assert decoding_threads(spatial_dims) == expected

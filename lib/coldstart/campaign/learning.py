@@ -19,7 +19,7 @@ from coldstart.campaign.vectors import ProgressCallback, require_files
 from coldstart.exceptions import ImageError, ModelError
 from coldstart.images import Image as PixelImage
 from coldstart.memory import halved, in_smaller_batches
-from coldstart.scoring import score_entropy
+from coldstart.scoring import decoding_threads, score_entropy
 from coldstart.segmentation import Sample, TrainingConfig, class_names
 from coldstart.settings import Settings
 from coldstart.store import Image, Label, Model, Scoring, Store
@@ -185,6 +185,7 @@ def score_pool(
             spatial_dims=settings.spatial_dims,
             prepare=prepare,
             batch_size=batch_size,
+            n_threads=decoding_threads(settings.spatial_dims),
             progress=progress,
         )
         entropies: dict[int, float] = {}

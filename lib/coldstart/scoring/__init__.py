@@ -1,6 +1,6 @@
 """Probability maps to one number for each image."""
 
-from coldstart.scoring.entropy import batch_entropy, score_entropy
+from coldstart.scoring.entropy import batch_entropy, decoding_threads, score_entropy
 from coldstart.scoring.uncertainty import (
     UNCERTAINTY_KINDS,
     UncertaintyKind,
@@ -17,6 +17,7 @@ __all__ = [
     "batch_entropy",
     "batch_least_confidence",
     "batch_margin",
+    "decoding_threads",
     "score_entropy",
     "score_uncertainty",
 ]

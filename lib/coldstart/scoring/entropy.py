@@ -10,6 +10,7 @@ one is waited for, so that it has work while the next is put together.
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,12 +24,24 @@ from numpy.typing import NDArray
 
 from coldstart.exceptions import ImageError, InvalidInputError, ModelError
 from coldstart.images import Image, read_image
+from coldstart.memory import available_memory
 
 EPSILON = 1e-8
 BATCH_SIZE = 8
 N_THREADS = 2
+MOST_THREADS = 8
+DECODING_BYTES = 1 << 30
+"""What decoding a 2D image takes at most, about: a plane of the most pixels that an image may have, as float32 too."""
 N_IN_FLIGHT = 4
 """Further batches that a GPU is given before the result of one is waited for."""
+
+
+def decoding_threads(spatial_dims: int) -> int:
+    """How many files to decode at the same time: as many as there are CPUs and memory for, of volumes `N_THREADS`."""
+    if spatial_dims == 3:
+        return N_THREADS
+    for_each_cpu = min(MOST_THREADS, len(os.sched_getaffinity(0)))
+    return max(N_THREADS, min(for_each_cpu, available_memory() // DECODING_BYTES))
 
 
 def batch_entropy(probabilities: torch.Tensor | NDArray[Any], *, eps: float = EPSILON) -> NDArray[np.float64]:
