@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -291,6 +292,13 @@ def test_whoever_stops_a_task_does_not_wait_while_the_server_begins_work(
         with pytest.raises(AppError, match="is beginning work just now") as caught:
             pool.submit(async_task.stop_background_task, "train").result(60)
     assert caught.value.status_code == 503
+
+
+def test_process_that_is_started_while_the_server_is_being_ended_ends_too(looking: Tasks, spawn: Spawn) -> None:
+    started = spawn("sleep", "600")
+    looking.end_before(None)(signal.SIGTERM, None)
+    background_processes["train"]["1"] = started  # as MONAI Label's thread does only now
+    assert started.wait(20) == -signal.SIGKILL
 
 
 def test_training_that_has_its_result_is_ending(campaign: Campaign, chain: Chain) -> None:

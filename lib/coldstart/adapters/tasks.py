@@ -65,12 +65,14 @@ class _Tries:
 class _Processes(dict[str, "subprocess.Popen[str]"]):
     """MONAI Label's table of running processes, which forgets how they ended; `known` does not.
 
-    A process gets here as soon as it is started, and from then on leaves the processor to the server.
+    A process gets here as soon as it is started, and from then on leaves the processor to the server. Once the server
+    is `ending` it is killed: while it was being started nobody could.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.known: dict[str, subprocess.Popen[str]] = {}
+        self.ending = False
 
     def __setitem__(self, task_id: str, process: subprocess.Popen[str]) -> None:
         with suppress(OSError):  # it has just ended, or the system is stricter
@@ -78,6 +80,8 @@ class _Processes(dict[str, "subprocess.Popen[str]"]):
             os.setpriority(os.PRIO_PROCESS, process.pid, own + NICENESS)  # before it has threads, which do as it does
         self.known[task_id] = process
         super().__setitem__(task_id, process)
+        if self.ending:
+            process.kill()
 
     def have_ended(self) -> bool:
         """Whether MONAI Label waits for none of them: one that it was told to stop is in the table no more."""
@@ -123,7 +127,7 @@ class Tasks:
             if tries is None or tries.fingerprint != fingerprint:
                 tries = _Tries(fingerprint, 0, 0.0)
             wait_s = RETRY_AFTER_S[min(tries.count, len(RETRY_AFTER_S)) - 1] if tries.count else 0.0
-            if name in open_before | _open_names() or time.monotonic() - tries.last < wait_s:
+            if self._ending or name in open_before | _open_names() or time.monotonic() - tries.last < wait_s:
                 continue
             self._tries[name] = _Tries(fingerprint, tries.count + 1, time.monotonic())
             if name == "train":
@@ -167,6 +171,8 @@ class Tasks:
 
         def handle(number: int, frame: FrameType | None) -> None:
             self._ending = True
+            for known in self._processes.values():
+                known.ending = True
             for kind, executor in list(background_executors.items()):
                 executor.shutdown(wait=False, cancel_futures=True)
                 with suppress(psutil.NoSuchProcess):  # it has just ended by itself
