@@ -84,3 +84,18 @@ def test_lead_makes_values_the_campaigns(browser: Browser, server: Server, realm
         log_in(window, LEAD, realm.password)
         window.panel.get_by_role("button", name="Use this").click()
         expect(window.panel).to_contain_text(f"alpha 0.9 was chosen by {LEAD}")
+
+
+def test_what_an_ended_login_refused_is_asked_for_again(browser: Browser, server: Server, realm: RealmServer) -> None:
+    with new_context(browser) as context, MapWindow(context, server.url) as window:
+        window.visit(tab="image")
+        log_in(window, READER, realm.password)
+        window.page.locator("#map[data-drawn='8']").wait_for()
+        window.page.get_by_role("combobox").fill("case_")
+        image_id = window.page.get_by_role("option").first.inner_text()
+        window.page.evaluate("sessionStorage.clear()")
+        window.page.evaluate("image => { location.hash = `tab=image&image=${image}` }", image_id)
+        expect(window.page.get_by_role("dialog")).to_be_visible()
+        log_in(window, READER, realm.password)
+        expect(window.panel.get_by_role("button", name="Show on the map")).to_be_visible()
+        window.wait("document.querySelector('img.photo.here') !== null")
