@@ -273,6 +273,18 @@ def test_model_for_structures_that_the_campaign_has_no_more_is_no_choice(open_ta
     assert in_file(campaign) == first
 
 
+def test_model_that_waits_and_is_for_structures_that_the_campaign_has_no_more_is_not_used(open_taught) -> None:
+    campaign = open_taught(publish_margin=1, labels={"disc": 1})
+    first, versions = in_file(campaign), campaign.publisher.versions
+    model = load_model(campaign.model_path, "cpu")
+    metadata = {**model.metadata, "version": "20990101T000000000Z-second"}
+    versions.keep(Model(model.network, metadata), metadata, "unchecked")
+    assert campaign.trainings.check_waiting() == 1
+    assert in_file(campaign) == campaign.publisher.in_use() == first
+    assert "also finds rim, which the campaign does not have" in record_of(campaign, metadata["version"])["refused"]
+    assert campaign.trainings.due() is None
+
+
 def test_new_model_that_cannot_be_read_back_is_not_used(open_taught, monkeypatch) -> None:
     campaign = open_taught()
     first = in_file(campaign)
@@ -319,8 +331,8 @@ def test_model_without_record_and_weights_holds_nothing_up(open_taught) -> None:
     first = in_file(campaign)
     folder = campaign.model_path.parent / "versions"
     (folder / "20990101T000000000Z-second.unchecked.json").write_text("")
-    with pytest.raises(ModelError, match="No trained model is at"):
-        campaign.trainings.check_waiting()
+    assert campaign.trainings.check_waiting() == 1, "which holds up no training that comes after it"
+    assert "cannot be read back: No trained model is at" in model_lines(campaign)[-1]["sentence"]
     assert campaign.trainings.check_waiting() == 0 and in_file(campaign) == first
     assert {line["version"] for line in model_lines(campaign)} == {first, "20990101T000000000Z-second"}
 

@@ -80,7 +80,7 @@ class Publisher:
         Raises
         ------
         ModelError
-            If it cannot be read back: the model in use stays.
+            If it cannot be read back, or finds a structure that the campaign does not have: the model in use stays.
         """
         record = self.versions.read(version)
         try:
@@ -88,6 +88,10 @@ class Publisher:
         except ModelError as error:
             self._refuse(record, f"It is not used, because it cannot be read back: {error}")
             raise
+        if unknown := _unknown(model, settings.labels):
+            reason = f"It is not used, because it also finds {unknown}, which the campaign does not have now."
+            self._refuse(record, reason)
+            raise ModelError(f"Model {version}: {reason}")
         labelled = learning.labelled_images(self._store)
         report = reporter(self._store, "evaluation", f"model {version}")
         evaluation = _evaluated(model, labelled.held_out, report)
@@ -136,10 +140,10 @@ class Publisher:
                         f"`version` must be another model than the one in use; {version} is in use."
                     )
                 model = self.versions.load(version, "cpu")
-                if unknown := [name for name in model.label_names if name not in labels]:
+                if unknown := _unknown(model, labels):
                     raise InvalidInputError(
                         f"`version` must be a model for structures among {', '.join(labels)}, which the campaign has "
-                        f"now; {version} also finds {', '.join(unknown)}."
+                        f"now; {version} also finds {unknown}."
                     )
                 self.versions.write(version, {**record, "chosen_by": who}, "chosen")
                 self._finish()
@@ -257,6 +261,11 @@ class Publisher:
             self.versions.keep(model, {**model.metadata, "heldout": known.get("heldout")}, "done")
         except ModelError as error:
             logger.warning("%s", error)
+
+
+def _unknown(model: Model, labels: Collection[str]) -> str:
+    """Structures that a model finds and the campaign does not have."""
+    return ", ".join(name for name in model.label_names if name not in labels)
 
 
 def _details(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -151,7 +151,12 @@ class Trainings:
         """Check the models whose training was killed before it could; return how many there were."""
         waiting = self._unchecked()
         for version in waiting:
-            self._publisher.check(version, self._settings())
+            try:
+                self._publisher.check(version, self._settings())
+            except ModelError as error:
+                if version in self._unchecked():
+                    raise
+                logger.warning("%s", error)  # it is refused; what comes after it can go on
         return len(waiting)
 
     def due(self) -> Due | None:
