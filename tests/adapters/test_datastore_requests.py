@@ -269,3 +269,15 @@ def test_database_that_lost_its_rows_or_itself_is_filled_again_by_the_next_sync(
         path.unlink()
     datastore.sync()
     assert (campaign.status()["images"], campaign.status()["labelled"]) == (2, 1)
+
+
+def test_prediction_takes_the_place_of_no_final_label_that_was_saved_meanwhile(
+    datastore: FolderDatastore, studies: Path, tmp_path: Path
+) -> None:
+    open_datastore(studies).save_label("a", str(write_label(tmp_path / "drawn.png", 1)), "final", {})  # elsewhere
+    drawn, prediction = (studies / "labels" / "final" / "a.png").read_bytes(), str(write_label(tmp_path / "p.png", 2))
+    with pytest.raises(AppError, match="a prediction does not take its place") as caught:
+        datastore.save_prediction("a", prediction, "final", {})
+    assert caught.value.status_code == 409 and (studies / "labels" / "final" / "a.png").read_bytes() == drawn
+    assert datastore.save_prediction("a", prediction, "original", {}) == "a"
+    assert datastore.save_prediction("b", prediction, "final", {}) == "b"

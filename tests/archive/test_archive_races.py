@@ -9,6 +9,7 @@ import pytest
 from archive_case import VOLUMES, Site, label_of_ball, saved_slices
 
 from coldstart.adapters.archive import ArchiveDatastore
+from coldstart.adapters.errors import AppError
 from dicom_series import Series, volume_series
 
 
@@ -72,3 +73,16 @@ def test_label_saved_within_the_second_of_the_one_before_is_sent_too(
     assert first.n_unsent == 0
     second.sync()
     np.testing.assert_array_equal(saved_slices(second, series), later[0])
+
+
+def test_prediction_that_is_saved_as_final_is_sent_at_once(site: Site, tmp_path: Path) -> None:
+    series = volume_series("CT", seed=1)
+    site.orthanc.store(series.instances)
+    datastore = site.open("first", **VOLUMES)
+    label_of_ball(datastore, series, tmp_path / "label.nii.gz")
+    datastore.save_prediction(series.series, str(tmp_path / "label.nii.gz"), "final", {})
+    [segmentation] = site.orthanc.segmentations()
+    note = datastore.get_label_info(series.series, "final")["coldstart"]
+    assert note == {"segmentation": segmentation.SeriesInstanceUID} and datastore.n_unsent == 0
+    with pytest.raises(AppError, match="a prediction does not take its place"):
+        datastore.save_prediction(series.series, str(tmp_path / "label.nii.gz"), "final", {})

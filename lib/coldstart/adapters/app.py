@@ -142,8 +142,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         if saved:
             names = [{"name": name, "idx": value} for name, value in result["params"]["label_names"].items()]
             info = {"model": request["model"], "params": result["params"], "label_info": names}
-            studies.require_no_final(image, tag)  # somebody may have saved one meanwhile
-            result["label"] = studies.save_label(image, result["file"], tag, info)
+            result["label"] = studies.save_prediction(image, result["file"], tag, info)
         return result
 
     def batch_infer(self, request: dict[str, Any], datastore: CampaignDatastore | None = None) -> dict[str, Any]:

@@ -66,6 +66,19 @@ class SegmentationDatastore(CampaignDatastore):
 
         Where the archive does not take it, or not at once, it waits here and `label_warning` says so.
         """
+        self._save_here(image_id, label_filename, label_tag, label_info)
+        self._begin_to_send(image_id, label_tag)
+        return image_id
+
+    def save_prediction(self, image_id: str, file: str, label_tag: str, info: dict[str, Any]) -> str:
+        """Save what a model segmented as `CampaignDatastore` does, and send it once others can save again."""
+        with self.alone():
+            self.require_no_final(image_id, label_tag)
+            self._save_here(image_id, file, label_tag, info)
+        self._begin_to_send(image_id, label_tag)
+        return image_id
+
+    def _save_here(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> None:
         self._require_image(image_id)
         image = self._fetched(image_id)
         with tempfile.TemporaryDirectory() as folder:
@@ -80,13 +93,14 @@ class SegmentationDatastore(CampaignDatastore):
                     named = label_of_segmentation(label, self.instances(image_id), image, whole)
                 label, info = whole, {"label_info": named, **info}
             super().save_label(image_id, str(label), label_tag, info)
+
+    def _begin_to_send(self, image_id: str, label_tag: str) -> None:
         if label_tag == FINAL:
             self._unsent[image_id] = _BEING_SENT
             waits = self._sending.locked()  # somebody else for an archive that keeps silent
             sender = threading.Thread(target=self._send, args=(image_id,), name="send-label", daemon=True)
             sender.start()
             sender.join(0 if waits else SEND_WITHIN_S)
-        return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label here; a segmentation of it stays in the archive, but counts on this server no more."""

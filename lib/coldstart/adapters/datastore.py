@@ -113,6 +113,12 @@ class CampaignDatastore(WatchedDatastore):
         self._keep_label(image_id, Path(label_filename), tag, info)
         return image_id
 
+    def save_prediction(self, image_id: str, file: str, label_tag: str, info: dict[str, Any]) -> str:
+        """Save what a model segmented, unless with the tag `final` over a final label that was saved meanwhile."""
+        with self.alone():
+            self.require_no_final(image_id, label_tag)
+            return self.save_label(image_id, file, label_tag, info)
+
     def _keep_label(self, image_id: str, label: Path, label_tag: str, info: dict[str, Any]) -> None:
         """Put a label in its place, with an info that is whole."""
         self.require_folder()
