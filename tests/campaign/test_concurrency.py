@@ -12,6 +12,7 @@ from campaign_case import N_POOL, click, label
 
 import large_pool
 from coldstart.campaign import Campaign
+from coldstart.store import database, engine
 
 CLICKS_OF_A_PROCESS = 8
 N_PROCESSES, N_THREADS = 4, 8  # 32 clients
@@ -69,6 +70,13 @@ def test_labels_saved_at_once_with_clicks_are_all_there(campaign):
     assert set(done.values()) == {None}
     assert {key: row.annotator is not None for key, row in case.labels(campaign).items()} == dict.fromkeys(done, True)
     assert {outcome for _, outcome in case.servings(campaign)} == {"labelled"}
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A click that waits too long is answered from memory, without the other processes: here none is to."""
+    for module in (engine, database):
+        monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 100.0)
 
 
 @pytest.fixture(scope="module")

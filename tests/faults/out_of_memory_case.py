@@ -1,19 +1,21 @@
 """Work that runs out of memory for real: this process may take no more of it than it is told.
 
-`python out_of_memory_case.py WORK FOLDER` prints, as JSON, what came of each run: with a batch of `BATCH_SIZE` under
-limits that rise until a run ends well, then with half of it and no limit. How much is just enough differs between
-machines, so it is looked for. A limit is on the address space, above what the process takes before the run; what fails
-is torch's allocator.
+`python out_of_memory_case.py WORK FOLDER` prints, as JSON, what came of three runs, each with the batch sizes with
+which it ran out: with a batch of `BATCH_SIZE` and too little memory for anything, with enough for half of it, and with
+half of it and no limit. How much is enough for half differs between machines and runs, so it is looked for. A limit is
+on the address space, above what the process takes before the run; what fails is torch's allocator.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import resource
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ from coldstart.settings import Settings
 MB = 1 << 20
 N_IMAGES = 8
 BATCH_SIZE = 8
-LIMITS_MB = range(60, 1200, 30)
+TOO_LITTLE_MB, PLENTY_MB = 60, 1200
 SIDE = 256
 
 Work = Callable[[int, int], dict[str, Any]]
@@ -129,26 +131,57 @@ def address_space() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def run(work: Work, batch_size: int, limit: int) -> dict[str, Any]:
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+@contextmanager
+def noted_sizes() -> Iterator[list[int]]:
+    """Batch sizes with which memory runs out meanwhile, as the log tells them."""
+    sizes: list[int] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            sizes.extend(
+                int(size) for size in re.findall(r"ran out of memory with a batch size of (\d+):", record.getMessage())
+            )
+
+    handler = Handler()
+    logging.getLogger("coldstart.memory").addHandler(handler)
     try:
-        return work(N_IMAGES, batch_size)
-    except ColdStartError as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        yield sizes
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        logging.getLogger("coldstart.memory").removeHandler(handler)
+
+
+def run(work: Work, batch_size: int, limit: int) -> dict[str, Any]:
+    with noted_sizes() as sizes:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        try:
+            outcome = work(N_IMAGES, batch_size)
+        except ColdStartError as error:
+            outcome = {"error": f"{type(error).__name__}: {error}"}
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return {**outcome, "ran_out_with": sizes}
 
 
 def main(name: str, folder: Path) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     work = {"training": training, "embedding": embedding, "scoring": scoring}[name](folder, write_images(folder))
     work(1, 1)
-    outcomes = []
-    for limit_mb in LIMITS_MB:
-        outcomes.append(run(work, BATCH_SIZE, address_space() + limit_mb * MB))
-        if "error" not in outcomes[-1]:
+
+    def limited(megabytes: int) -> dict[str, Any]:
+        return run(work, BATCH_SIZE, address_space() + megabytes * MB)
+
+    failed = limited(TOO_LITTLE_MB)
+    low, high = TOO_LITTLE_MB, PLENTY_MB
+    while high - low > 1:
+        middle = (low + high) // 2
+        halved = limited(middle)
+        if "error" in halved:
+            low = middle
+        elif not halved["ran_out_with"]:
+            high = middle
+        else:
             break
-    return [*outcomes, run(work, BATCH_SIZE // 2, resource.RLIM_INFINITY)]
+    return [failed, halved, run(work, BATCH_SIZE // 2, resource.RLIM_INFINITY)]
 
 
 if __name__ == "__main__":
