@@ -312,21 +312,24 @@ def test_training_that_has_its_result_is_ending(campaign: Campaign, chain: Chain
     assert chain.is_ending()
 
 
+@pytest.mark.parametrize("queued", ["before", "meanwhile"])
 def test_training_that_fails_while_the_server_looks_for_work_is_not_begun_again_by_that_look(
-    campaign: Campaign, chain: Chain, looking: Tasks, monkeypatch: pytest.MonkeyPatch
+    campaign: Campaign, looking: Tasks, monkeypatch: pytest.MonkeyPatch, queued: str
 ) -> None:
     label(campaign, "a")
     campaign.trainings.ask(None)
-    task = queue("RUNNING", method="train", max_epochs="5")
+    running = [queue("RUNNING", method="train", max_epochs="5")] if queued == "before" else []
     begun: list[str] = []
-    monkeypatch.setattr(chain, "begin", lambda: begun.append("train"))
+    monkeypatch.setattr(chain_module, "_run", lambda method, **request: begun.append(method))
 
     def fails() -> dict[str, str]:
+        task = running.pop() if running else queue("RUNNING", method="train", max_epochs="5")
         task["status"] = "ERROR"
         return {}
 
     monkeypatch.setattr(campaign, "tasks_to_do", fails)
     looking.begin()
     assert not begun
+    monkeypatch.setattr(campaign, "tasks_to_do", dict)
     looking.begin()
     assert not begun and campaign.trainings.due() is None, "whoever asked for it is told that it failed"

@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +158,8 @@ def _check_model(server: Server, models: Path) -> None:
 
 def _check_training(server: Server) -> None:
     requests.post(f"{server.url}/train/{MODEL}", json={"max_epochs": 100_000}, timeout=60).raise_for_status()
-
-    def is_ill() -> bool:
-        for child in psutil.Process(server.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                child.kill()  # one that died before the server had looked may have been begun again
-        return parts(server)["training"] == "ill"
-
-    wait_for(is_ill)
-    assert read(server)["coldstart_task_seconds_count"][("failed", "train")] >= 1
+    for child in wait_for(lambda: psutil.Process(server.pid).children(recursive=True)):
+        child.kill()
+    wait_for(lambda: parts(server)["training"] == "ill")
+    assert read(server)["coldstart_task_seconds_count"][("failed", "train")] == 1
     assert read(server)["coldstart_part_well"][("training",)] == 0

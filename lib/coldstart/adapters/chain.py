@@ -92,11 +92,11 @@ class Chain:
         return {"train": f"{due.trigger} {situation.trained_at} {situation.asked_at} {len(situation.new_labels)}"}
 
     def begin(self) -> None:
-        """Begin the training that is due, unless a viewer has begun one since that was found."""
+        """Begin the training that is due, unless a viewer has begun one since that was found, or seen one fail."""
         with self._queueing:
             queued_at = time.time()
             due = self._campaign.trainings.due()
-            if due is None or self._open():
+            if due is None or self._open() or (due.trigger == "asked" and self._has_failed_for_a_viewer()):
                 return
             asked = asked_request(self._campaign.store) if due.trigger == "asked" else {}
             logger.info("A training begins by itself: %s.", due.sentence)

@@ -117,7 +117,6 @@ class Tasks:
 
     def _begin(self) -> dict[str, Any]:
         self._give_up_lost()
-        open_before = _open_names()  # what ends while this looks may be due only because it failed, unknown until then
         queued: dict[str, Any] = {}
         failure = self.errors().get("train")
         to_do = {str(name): found for name, found in self._campaign.tasks_to_do().items()} | self._chain.due(failure)
@@ -127,7 +126,7 @@ class Tasks:
             if tries is None or tries.fingerprint != fingerprint:
                 tries = _Tries(fingerprint, 0, 0.0)
             wait_s = RETRY_AFTER_S[min(tries.count, len(RETRY_AFTER_S)) - 1] if tries.count else 0.0
-            if self._ending or name in open_before | _open_names() or time.monotonic() - tries.last < wait_s:
+            if self._ending or name in _open_names() or time.monotonic() - tries.last < wait_s:
                 continue
             self._tries[name] = _Tries(fingerprint, tries.count + 1, time.monotonic())
             if name == "train":
