@@ -265,7 +265,7 @@ def test_preview_says_whether_alpha_counts_yet(campaign):
 
 
 def test_preview_of_an_empty_and_of_a_labelled_pool_says_so(campaign, make_new):
-    nothing = "Nothing comes next: every image is labelled, or with somebody."
+    nothing = "Nothing comes next: every image that can be used is labelled, or with somebody."
     assert make_new().preview().sentence == nothing
     for image_id in case.pool(campaign)[0]:
         label(campaign, image_id)

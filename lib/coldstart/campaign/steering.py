@@ -216,7 +216,7 @@ class Lookout:
 
 def _sentence(coming: list[Coming], settings: Settings) -> str:
     if not coming:
-        return "Nothing comes next: every image is labelled, or with somebody."
+        return "Nothing comes next: every image that can be used is labelled, or with somebody."
     these = "this image comes" if len(coming) == 1 else f"these {len(coming)} images come"
     sentence = f"With alpha {settings.alpha:g} and a budget of {settings.budget}, {these} next"
     if any(one.phase == ACTIVE for one in coming):
