@@ -74,7 +74,8 @@ def test_server_trains_by_itself_and_goes_on_after_a_kill(
     tasks = requests.get(f"{server.url}/train/?all=true", timeout=60).json()
     assert len(tasks) == 1, "the viewer's training is the one that runs"
     children = psutil.Process(server.pid).children(recursive=True)
-    assert {child.nice() for child in children} == {psutil.Process(server.pid).nice() + NICENESS}
+    niceness = min(psutil.Process(server.pid).nice() + NICENESS, 19)  # the most there is
+    assert {child.nice() for child in children} == {niceness}
     os.kill(server.pid, signal.SIGKILL)
     wait_for("the end of the children", lambda: not any(child.is_running() for child in children))
     assert trainings(folder) == []
