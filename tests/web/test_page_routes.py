@@ -326,7 +326,7 @@ def test_what_is_kept_in_memory_is_what_is_read_anew(site: Site) -> None:
             case 2:
                 site.label(site.click("ann"))
             case 3:
-                site.campaign.save_label("p03", LabelFile(site.files["p03"], "carl"))
+                site.label("p03", "carl", size=(40 + step, 36))
             case 4:
                 with site.campaign.store.writing() as session:
                     session.execute(update(Image).where(Image.image_id == "p05").values(cluster=step))
