@@ -100,10 +100,10 @@ export function drawSteer() {
     ? "Make these the campaign's values"
     : "Reviewers and administrators may change the campaign's values; you can look at what they would do.";
   parts.back.disabled = !changed;
-  const said = Object.entries(campaign.chosen ?? {}).map(
-    ([name, one]) =>
-      `${name} ${one.value} was chosen${one.who ? ` by ${one.who}` : ""}, ${when(one.at)}, in place of ${one.configured}.`,
-  );
+  const said = Object.entries(campaign.chosen ?? {}).map(([name, one]) => {
+    const before = one.value === one.configured ? "" : `, in place of ${one.configured}`;
+    return `${name} ${one.value} was chosen${one.who ? ` by ${one.who}` : ""}, ${when(one.at)}${before}.`;
+  });
   parts.chosen.replaceChildren(
     [
       changed
