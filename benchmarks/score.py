@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from device_rates import N_TRIALS, rates, use
 from monai.inferers import SimpleInferer
 from monai.transforms import Activationsd, EnsureChannelFirstd, LoadImaged, NormalizeIntensityd
 from monailabel.interfaces.app import MONAILabelApp
@@ -56,7 +57,6 @@ from coldstart.segmentation import (
     predict_prepared,
     predict_with_dropout,
     prepare_image,
-    resolve_device,
     save_model,
 )
 from coldstart.selection import image_entropy
@@ -70,8 +70,6 @@ N_PASSES = 5
 
 OURS, OURS_PASSES = "this app, entropy, 1 pass", f"this app, {N_PASSES} passes with dropout"
 STOCK = f"stock EpistemicScoring, {N_PASSES} passes with dropout"
-N_TRIALS = 20
-"""Of which the floor takes the best rates."""
 N_OF_PASSES = {OURS: 1, OURS_PASSES: N_PASSES, STOCK: N_PASSES}
 
 Round = Callable[[], int]
@@ -108,7 +106,7 @@ def main() -> None:
             "versions": {name: version(name) for name in ("torch", "monai", "monailabel")},
             "images": arguments.images,
             "scoring": {way: summary(way, arguments.images, of_way) for way, of_way in rounds.items()},
-            "floor": floor(folder, paths, device, arguments.rounds),
+            "floor": floor(folder, device),
             "parts_ms": parts(folder, paths, device, arguments.rounds),
             "decoding_ms": decoding(folder, paths, device, arguments.rounds),
             "largest_difference_from_the_definition": largest_difference(folder, paths, device),
@@ -116,14 +114,6 @@ def main() -> None:
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     arguments.output.with_suffix(".md").write_text(table(result))
     print(table(result))
-
-
-def use(name: str) -> torch.device:
-    """The device of this name, as the one that torch's own counters and waits are about."""
-    device = resolve_device(name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
 
 
 def write_images(folder: Path, n_images: int) -> list[Path]:
@@ -274,9 +264,8 @@ def in_turn(
     n_rounds: int,
     device: torch.device,
     clock: Callable[[], float] | None = None,
-    of_rounds: Callable[[list[float]], float] = statistics.median,
 ) -> dict[str, float]:
-    """Milliseconds of each job, on a CPU those it worked; in turn, after one round that is not counted."""
+    """Median milliseconds of each job, on a CPU those it worked; in turn, after one round that is not counted."""
     clock = clock or (time.perf_counter if device.type == "cuda" else time.process_time)
     taken: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(n_rounds + 1):
@@ -286,10 +275,10 @@ def in_turn(
             if device.type == "cuda":
                 torch.cuda.synchronize()
             taken[name] += [1000 * (clock() - started)] if number else []
-    return {name: of_rounds(values) for name, values in taken.items()}
+    return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def floor(folder: Path, paths: list[Path], device: torch.device, n_rounds: int) -> dict[str, float]:
+def floor(folder: Path, device: torch.device) -> dict[str, float]:
     """Least time of an image: its network's operations, and the bytes of its convolutions, over measured rates."""
     model = load_model(folder / "model.pt", str(device))
     one = torch.zeros(1, 1, SIDE, SIDE, device=device)
@@ -304,19 +293,12 @@ def floor(folder: Path, paths: list[Path], device: torch.device, n_rounds: int) 
             layer.register_forward_hook(count)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model.network(one)
-    side, megabytes = 2048, 256
-    kind = {"device": device, "dtype": torch.float16 if device.type == "cuda" else torch.float32}
-    square, planes = torch.rand(side, side, **kind), torch.rand(16, 128, 64, 64, **kind)
-    # on some processors a convolution is through with its operations sooner than a matrix product
-    convolve = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False, **kind).requires_grad_(False)
-    planes, convolve = (one.to(memory_format=torch.channels_last) for one in (planes, convolve))
-    source = torch.ones(megabytes << 18, device=device)
-    jobs = {"multiply": lambda: square @ square, "convolve": lambda: convolve(planes), "copy": source.clone}
-    ms = in_turn(jobs, max(n_rounds, N_TRIALS), device, of_rounds=min)  # what the device can, whatever runs beside
-    operations = {"multiply": 2 * side**3, "convolve": 2 * 9 * 128 * planes.numel()}
-    gflop_per_s = max(count / ms[name] / 1e6 for name, count in operations.items())
-    gb_per_s = 2 * (megabytes << 20) / ms["copy"] / 1e6
-    half = 0.5 if device.type == "cuda" else 1.0
+    on_gpu = device.type == "cuda"
+    can = rates(
+        device, torch.float16 if on_gpu else torch.float32, clock=time.perf_counter if on_gpu else time.process_time
+    )
+    gflop_per_s, gb_per_s = can.flop_per_s / 1e9, can.bytes_per_s / 1e9
+    half = 0.5 if on_gpu else 1.0
     gflop = counter.get_total_flops() / 1e9
     return {
         "gflop": gflop,
@@ -432,7 +414,7 @@ def table(result: dict[str, Any]) -> str:
         f"- An image takes this app {here_ms:.0f} {unit} with everything. The floor is {floor_ms:.0f}: "
         f"{least['gflop']:.1f} GFLOP at {least['gflop_per_s']:.0f} GFLOP/s of a large matrix product or convolution "
         f"are {least['operations_ms']:.0f}; {least['gb']:.2f} GB that convolutions read and write at "
-        f"{least['gb_per_s']:.1f} GB/s of a copy are {least['bytes_ms']:.0f}. (The rates are the best of at least "
+        f"{least['gb_per_s']:.1f} GB/s of a copy are {least['bytes_ms']:.0f}. (The rates are the best of "
         f"{N_TRIALS} short trials.)",
         f"- The scores differ from equations 5 and 6 by {result['largest_difference_from_the_definition']:.1e} nats at "
         f"most (of at most {math.log(len(LABELS) + 1):.1f}).",

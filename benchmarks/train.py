@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from device_rates import rates, use
 from monai.inferers import SimpleInferer
 from monai.losses import DiceCELoss
 from monai.transforms import (
@@ -51,7 +52,7 @@ from torch.utils import deterministic
 from torch.utils.flop_counter import FlopCounterMode
 
 from coldstart.experiments.runs import hardware
-from coldstart.segmentation import Sample, TrainingConfig, build_network, load_model, resolve_device, save_model, train
+from coldstart.segmentation import Sample, TrainingConfig, build_network, load_model, save_model, train
 from coldstart.segmentation.training_memory import mixed_precision, step_bytes
 
 RESULTS = Path(__file__).parent / "results"
@@ -100,14 +101,6 @@ def main() -> None:
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     arguments.output.with_suffix(".md").write_text(table(result))
     print(table(result))
-
-
-def use(name: str) -> torch.device:
-    """The device of this name, as the one that torch's own counters and waits are about."""
-    device = resolve_device(name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
 
 
 def write_images(folder: Path, n_images: int, side: int) -> None:
@@ -282,32 +275,12 @@ def floor(config: TrainingConfig, device: torch.device, n_images: int) -> dict[s
     mixed = mixed_precision(config, device)
     weights = sum(parameter.nbytes for parameter in network.parameters())
     n_bytes = 2 * step_bytes(config, config.spatial_size, mixed) + 7 * weights
-    side, megabytes = 2048, 256
-    kind = {"device": device, "dtype": torch.float16 if mixed else torch.float32}
-    square, planes = torch.rand(side, side, **kind), torch.rand(16, 128, 64, 64, **kind)
-    # on some processors a convolution is through with its operations sooner than a matrix product
-    convolve = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False, **kind).requires_grad_(False)
-    planes, convolve = (one.to(memory_format=torch.channels_last) for one in (planes, convolve))
-    source = torch.ones(megabytes << 18, device=device)
-    multiply_s, convolve_s = least_s(lambda: square @ square, device), least_s(lambda: convolve(planes), device)
-    copy_s = least_s(source.clone, device)
+    can = rates(device, torch.float16 if mixed else torch.float32)
     tflop, gb = n_steps * counter.get_total_flops() / 1e12, n_steps * n_bytes / 1e9
-    tflop_per_s = max(2 * side**3 / multiply_s, 2 * 9 * 128 * planes.numel() / convolve_s) / 1e12
-    gb_per_s = 2 * (megabytes << 20) / copy_s / 1e9
+    tflop_per_s, gb_per_s = can.flop_per_s / 1e12, can.bytes_per_s / 1e9
     figures = {"tflop": tflop, "gb": gb, "tflop_per_s": tflop_per_s, "gb_per_s": gb_per_s}
     figures |= {"operations_s": tflop / tflop_per_s, "bytes_s": gb / gb_per_s}
     return {key: round(value, 3) for key, value in figures.items()}
-
-
-def least_s(job: Callable[[], Any], device: torch.device, n_times: int = 20) -> float:
-    taken = []
-    for _ in range(n_times):
-        started = time.perf_counter()
-        job()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
 
 
 def steps(config: TrainingConfig, device: torch.device, n_steps: int) -> dict[str, dict[str, float]]:

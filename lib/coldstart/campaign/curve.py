@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from coldstart.campaign.held_out import corrected_labels
 from coldstart.campaign.helping import Round, Verdict, still_helping
 from coldstart.campaign.intervals import mean_interval
 from coldstart.store import Image, Judgement, Label, Model, Store
@@ -196,8 +197,7 @@ def _on_the_same_labels(evaluated: Sequence[_Evaluated]) -> list[Round]:
     newest = evaluated[-1].label_signatures if evaluated else {}
     found = []
     for one in evaluated:
-        known = one.label_signatures
-        corrected = {image_id for image_id in known.keys() & newest.keys() if known[image_id] != newest[image_id]}
+        corrected = corrected_labels(one.label_signatures, newest)
         found.append(Round(one.n_labels, {key: dice for key, dice in one.dice.items() if key not in corrected}))
     return found
 

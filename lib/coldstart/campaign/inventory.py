@@ -171,12 +171,12 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
         logger.warning("%s", stray)
         return stray
     signature = label_signature(file, image.signature, preset_labels)
-    label_info, saved_at = file.label_info, time.time()
-    recorded = before is not None and before.signature.startswith(f"{file.current_signature()}-")
-    if before is not None and recorded:
-        saved_at = before.saved_at
-        if label_info is None:
-            label_info = before.label_info  # the datastore lost what the viewer said of it
+    is_recorded = before is not None and before.signature.startswith(f"{file.current_signature()}-")
+    recorded = before if is_recorded else None
+    saved_at = recorded.saved_at if recorded is not None else time.time()
+    label_info = file.label_info
+    if label_info is None and recorded is not None:
+        label_info = recorded.label_info  # the datastore lost what the viewer said of it
     class_of_value, problem = _check(image, file, label_info, preset_labels)
     if problem is not None:
         logger.warning("%s", problem)
@@ -193,7 +193,7 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
                 problem=problem,
             )
         )
-        if not recorded:
+        if recorded is None:
             open_servings = update(Serving).where(Serving.image_row == image.id, Serving.outcome.is_(None))
             session.execute(open_servings.values(outcome=LABELLED, ended_at=saved_at))
     return problem

@@ -7,6 +7,7 @@ from typing import Any
 
 from coldstart.campaign.campaign import Campaign
 from coldstart.campaign.curve import learning_curve
+from coldstart.campaign.held_out import corrected_labels
 from coldstart.campaign.retraining import compare
 
 
@@ -105,5 +106,5 @@ def _dice(record: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, floa
     if not heldout:
         return {}
     labels, others = (one.get("heldout_labels") or {} for one in (record, other))
-    changed = {image_id for image_id in labels.keys() & others.keys() if labels[image_id] != others[image_id]}
+    changed = corrected_labels(labels, others)
     return {image["image_id"]: image["dice"] for image in heldout["images"] if image["image_id"] not in changed}
