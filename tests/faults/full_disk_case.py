@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -199,8 +200,27 @@ def state_on_a_full_disk(disk: Path, other: Path) -> None:
     require_whole(state / FILE_NAME)
 
 
+def uploads_on_a_full_disk(disk: Path, other: Path) -> None:
+    """Temporary files alone are on the disk: an upload that does not fit takes no room from those that do."""
+    studies, temporary = other / "studies", disk / "temporary"
+    fault.write_images(studies, N_IMAGES)
+    temporary.mkdir()
+    os.environ["TMPDIR"] = str(temporary)
+    with Server(studies, fault.CONF, other / "server.log") as server:
+        before = set(temporary.iterdir())
+        room = shutil.disk_usage(disk).free
+        for route, field in (("image?image=new", "file"), ("label?image=case_00", "label")):
+            upload = {field: ("new.png", bytes(room * 3 // 4))}
+            answer = requests.put(f"{server.url}/datastore/{route}", data={"params": "{}"}, files=upload, timeout=60)
+            assert answer.status_code in (404, 507), answer.text
+            assert set(temporary.iterdir()) == before, route
+        image_id = click(server, "a0").json()["id"]
+        assert save_label(server, studies, image_id).status_code == 200
+
+
 CASES: dict[str, Callable[[Path, Path], None]] = {
-    case.__name__: case for case in (stores_on_a_full_disk, server_on_a_full_disk, state_on_a_full_disk)
+    case.__name__: case
+    for case in (stores_on_a_full_disk, server_on_a_full_disk, state_on_a_full_disk, uploads_on_a_full_disk)
 }
 
 if __name__ == "__main__":

@@ -73,8 +73,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("fuzz")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MONAI_LABEL_SESSION_PATH", str(folder / "sessions"))
+        temporary = folder / "temporary"
+        temporary.mkdir()
+        environment.setenv("TMPDIR", str(temporary))
         with Server(write_cases(folder), CONF, folder / "server.log") as running:
+            before = set(temporary.iterdir())
             yield running
+            assert set(temporary.iterdir()) == before, "a request, refused or not, left its files behind"
             # Whatever came, the server is as it was: it answers a click, and nothing unforeseen was logged.
             click = requests.post(f"{running.url}/activelearning/coldstart_al", json={"client_id": "last"}, timeout=60)
             assert click.status_code == 200 and click.json()["id"].startswith("case_")

@@ -39,13 +39,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MONAI_LABEL_SESSION_PATH", str(folder / "sessions"))
+        temporary = folder / "temporary"
+        temporary.mkdir()
+        environment.setenv("TMPDIR", str(temporary))
         with Server(folder / "studies", CONF, folder / "server.log") as running:
+            before = set(temporary.iterdir())
             yield running
+            assert set(temporary.iterdir()) == before, "a request, refused or not, left its files behind"
 
 
 def outside(folder: Path) -> dict[str, bytes]:
     """Everything that is neither the studies, nor the server's own."""
-    own = ("studies", "sessions", "server.log")
+    own = ("studies", "sessions", "temporary", "server.log")
     files = [path for path in folder.rglob("*") if path.relative_to(folder).parts[0] not in own and path.is_file()]
     return {str(path): path.read_bytes() for path in files}
 

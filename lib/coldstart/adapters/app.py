@@ -35,6 +35,7 @@ from coldstart.adapters.monitor import install_monitor
 from coldstart.adapters.ohif import install_ohif
 from coldstart.adapters.page import install_page
 from coldstart.adapters.prelabel import Prelabels, PrelabelScoring
+from coldstart.adapters.request_files import install_request_files, remove_at_the_end
 from coldstart.adapters.scoring import EmbeddingScoring, EntropyScoring
 from coldstart.adapters.server import is_archive
 from coldstart.adapters.strategies import strategies
@@ -139,6 +140,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
             studies.require_no_final(image, tag)
         # By its path: MONAI Label would take an id for a file of the folder that the server was started in.
         result: dict[str, Any] = super().infer({**request, "image": listed or image, "save_label": False}, studies)
+        remove_at_the_end(result["file"])
         if saved:
             names = [{"name": name, "idx": value} for name, value in result["params"]["label_names"].items()]
             info = {"model": request["model"], "params": result["params"], "label_info": names}
@@ -239,6 +241,7 @@ class ColdStartApp(MONAILabelApp):  # type: ignore[misc]
         """Begin to watch for files, finished trainings and work; called in the server only."""
         install_ohif(sys.modules["monailabel.app"].app)
         install_gate(sys.modules["monailabel.app"].app, self)
+        install_request_files()
         model, trainer = self._infers[MODEL_NAME], self._trainers[MODEL_NAME]
         install_page(sys.modules["monailabel.app"].app, self, self._tasks, self._chain, model, trainer)
         install_monitor(sys.modules["monailabel.app"].app, self, self._tasks, (self._watch, self._judging))

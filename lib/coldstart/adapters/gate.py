@@ -32,6 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from coldstart.adapters.checks import Asked, check
 from coldstart.adapters.errors import AppError, answer_to
 from coldstart.adapters.realm import Realm
+from coldstart.adapters.request_files import removed_at_the_end
 from coldstart.adapters.unpacking import check_archive
 from coldstart.adapters.users import note_user
 from coldstart.adapters.values import json_object
@@ -108,7 +109,8 @@ class Gate:
             path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
             _require_open(scope["method"], path)
             scope[_USER] = await self._user(scope, path)
-            await self._app(scope, _bounded(scope, receive), send_and_note)
+            with removed_at_the_end():
+                await self._app(scope, _bounded(scope, receive), send_and_note)
         except Exception as error:
             if answering:
                 raise

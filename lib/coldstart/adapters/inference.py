@@ -98,7 +98,11 @@ class AttentionUnetInference(InferTask):  # type: ignore[misc]
             suffix = self._suffix(request.get("result_extension")) or result_suffix(path)
             with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
                 output = Path(file.name)
-            write_label(values, image.geometry, output)
+            try:
+                write_label(values, image.geometry, output)
+            except BaseException:
+                output.unlink()
+                raise
         return str(output), {
             "label_names": self.labels,
             "model_version": model.version,
