@@ -12,6 +12,7 @@ from PIL import Image
 from coldstart.adapters.errors import AppError
 from coldstart.adapters.inference import AttentionUnetInference
 from coldstart.campaign import Campaign
+from coldstart.exceptions import ModelError
 from coldstart.segmentation import Model, Sample, TrainingConfig, save_model, train
 from coldstart.settings import Settings
 
@@ -30,6 +31,11 @@ def campaign(tmp_path: Path) -> Campaign:
     return made
 
 
+def is_full(module: torch.nn.Module, device: torch.device) -> None:
+    """In the place of `torch.nn.Module.to`."""
+    raise torch.OutOfMemoryError(FULL)
+
+
 def trained(folder: Path, epochs: int) -> Model:
     config = TrainingConfig(("bright",), 2, (32, 32), channels=(2, 4), epochs=epochs, device="cpu")
     return train([Sample("image", folder / "image.png", folder / "label.png", {1: 1})], config)
@@ -43,12 +49,26 @@ def test_model_that_does_not_fit_onto_the_card_is_said_and_loaded_for_the_next_r
     newer = trained(tmp_path, epochs=2)
     save_model(newer, campaign.model_path)
 
-    def is_full(module: torch.nn.Module, device: torch.device) -> None:
-        raise torch.OutOfMemoryError(FULL)
-
     with monkeypatch.context() as full, pytest.raises(AppError) as refused:
         full.setattr(torch.nn.Module, "to", is_full)
         task({"image": str(tmp_path / "image.png")})
     assert refused.value.status_code == 409
     assert refused.value.detail.startswith(f"Loading the model ran out of memory ({FULL}). Free memory on the device")
     assert task.model().version == newer.version != before
+
+
+def test_scoring_and_check_say_that_the_model_does_not_fit_onto_the_card(
+    campaign: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = campaign.publisher
+    in_use, newer = campaign.model_path.read_bytes(), trained(tmp_path, epochs=2)
+    publisher.versions.keep(newer, newer.metadata, "unchecked")
+    with monkeypatch.context() as full:
+        full.setattr(torch.nn.Module, "to", is_full)
+        with pytest.raises(ModelError, match=r"^The entropy scoring ran out of memory .*Free memory on the device"):
+            campaign.score()
+        with pytest.raises(ModelError, match=r"^The check of the trained model ran out of memory .*The model in use"):
+            publisher.check(newer.version, campaign.settings)
+    assert campaign.model_path.read_bytes() == in_use and publisher.versions.states()[newer.version] == "unchecked"
+    publisher.check(newer.version, campaign.settings)
+    assert publisher.in_use() == newer.version

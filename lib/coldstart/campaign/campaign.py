@@ -29,7 +29,8 @@ from coldstart.campaign.steering import Lookout, Preview, SteeredSettings, retry
 from coldstart.campaign.trainings import Trainings
 from coldstart.campaign.uncounted import UncountedLabels
 from coldstart.campaign.work import TaskName
-from coldstart.exceptions import StoreError
+from coldstart.exceptions import ModelError, StoreError
+from coldstart.memory import enough_memory
 from coldstart.segmentation import load_published
 from coldstart.settings import Settings
 from coldstart.store import Image, Label, Progress, Store
@@ -271,10 +272,20 @@ class Campaign:
         """Have the labelled images here that `train` reads, also in other processes."""
         self.store.patiently(partial(fetching.fetch_for_training, self.store, self.fetch))
 
+    @enough_memory(
+        what="The entropy scoring",
+        remedy="The scoring before stays in use, and it is tried again by itself. Free memory on the device.",
+        error=ModelError,
+    )
     def score(self) -> int:
         """Score the unlabelled images with the published model; return how many were scored.
 
         Two servers on one folder take turns; the second finds the work done.
+
+        Raises
+        ------
+        ModelError
+            If the memory is not enough, or the model cannot be read: the scoring before stays in use.
         """
         with FileLock(self.folder / "scoring.lock"):
             model = load_published(self.model_path, self.settings.device)

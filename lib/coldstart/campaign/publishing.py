@@ -22,7 +22,7 @@ from coldstart.campaign.retraining import Comparison, compare, nothing_to_compar
 from coldstart.campaign.vectors import ProgressCallback
 from coldstart.campaign.versions import Versions
 from coldstart.exceptions import InvalidInputError, ModelError
-from coldstart.memory import give_back
+from coldstart.memory import enough_memory, give_back
 from coldstart.segmentation import (
     Evaluation,
     Model,
@@ -69,6 +69,11 @@ class Publisher:
         with self._store.reading() as session:
             return session.scalar(_IN_USE)
 
+    @enough_memory(
+        what="The check of the trained model",
+        remedy="The model in use stays, and it is tried again by itself. Free memory on the device.",
+        error=ModelError,
+    )
     def check(self, version: str, settings: Settings) -> tuple[Model, Evaluation | None, Comparison]:
         """Read a kept model back, compare it with the model in use, and put it in its place unless it is worse.
 
@@ -80,7 +85,8 @@ class Publisher:
         Raises
         ------
         ModelError
-            If it cannot be read back, or finds a structure that the campaign does not have: the model in use stays.
+            If it cannot be read back, finds a structure that the campaign does not have, or the memory is not enough:
+            the model in use stays.
         """
         record = self.versions.read(version)
         try:
