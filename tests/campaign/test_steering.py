@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
+import threading
 
 import campaign_case as case
 import pytest
@@ -47,6 +48,21 @@ def test_chosen_values_are_in_force_in_every_process_and_after_a_restart(campaig
         ("alpha", 0.8, 0.3, "ann"),
         ("budget", 9, BUDGET, "bob"),
     ]
+
+
+def test_new_budget_is_no_work_for_a_task_while_its_plan_is_carried_on(campaign, monkeypatch):
+    found, update_plan = [], planning.update_plan
+    look = threading.Thread(target=lambda: found.append(campaign.tasks_to_do()))
+
+    def look_first(*arguments):
+        look.start()
+        look.join(0.5)
+        update_plan(*arguments)
+
+    monkeypatch.setattr(planning, "update_plan", look_first)
+    campaign.use(who=None, budget=9)
+    look.join(60)
+    assert found == [{}] and len(planned(campaign)) == 9
 
 
 def test_a_choice_yields_when_its_setting_is_configured_otherwise(campaign, make_campaign):

@@ -229,9 +229,10 @@ class Campaign:
         StoreError
             If the database cannot be written: nothing has changed.
         """
-        settings = self._steered.use(who=who, alpha=alpha, budget=budget)
-        if budget is not None:
-            self._replan()
+        with self._replanning:
+            settings = self._steered.use(who=who, alpha=alpha, budget=budget)
+            if budget is not None:
+                self._replan()
         return settings
 
     def end_overruled_choices(self) -> None:
@@ -244,7 +245,7 @@ class Campaign:
     def _replan(self) -> None:
         """Make the plan what the budget asks for; whatever hinders it, the search for work finds it to do."""
         try:
-            with self._replanning, FileLock(self.folder / "embedding.lock", timeout=0):
+            with FileLock(self.folder / "embedding.lock", timeout=0):
                 planning.update_plan(self.store, self.settings, self._lookout.cluster)
         except (Timeout, StoreError) as error:
             logger.warning("The plan follows the new budget a little later: %s", error)
@@ -261,7 +262,8 @@ class Campaign:
     def tasks_to_do(self) -> dict[TaskName, str]:
         """Tasks that have something to do, each with a fingerprint that changes when there is something else to do."""
         self.publisher.settle()
-        return work.to_do(self.store, self.settings, self.model_path)
+        with self._replanning:  # between a new budget and its plan there would seem to be work
+            return work.to_do(self.store, self.settings, self.model_path)
 
     def embed(self) -> int:
         """Embed what is new or changed, keep the map and the plan; return how many images were looked at."""
