@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -352,6 +353,24 @@ def test_moved_folder_keeps_what_the_campaign_knows_of_its_labels(campaign: Camp
     assert found[first].annotator == "lee" and found[second].annotator is None
     assert found[first].label == studies / "labels" / "final" / f"{first}.png"
     assert found.keys() == {first, second, *case.HELD_OUT}
+
+
+def test_label_stays_with_its_image_when_a_newer_file_has_the_same_id(
+    campaign: Campaign, pictures: Path, tmp_path: Path
+) -> None:
+    first = case.planned(campaign)[0]
+    case.label(campaign, first)
+    studies = tmp_path / "studies"
+    shutil.copytree(pictures, studies)
+    (studies / "labels").mkdir()
+    (campaign.folder / "labels").rename(studies / "labels" / "final")
+    twin = case.draw_image(studies / f"{first}.tif", 1, seed=99)
+    later = (studies / f"{first}.png").stat().st_mtime + 9
+    os.utime(twin, (later, later))
+    cases = collect(studies, campaign.store, campaign.settings, frozenset())
+    export(cases, tmp_path / "out", "monai", campaign.settings)
+    exported = np.asarray(Picture.open(tmp_path / "out" / "images" / f"{first}.png"))
+    assert np.array_equal(exported, np.asarray(Picture.open(studies / f"{first}.png")))
 
 
 def of_campaign(campaign: Campaign, pictures: Path, folder: Path) -> list[Case]:

@@ -83,6 +83,8 @@ def collect(studies: Path | None, store: Store | None, settings: Settings, held_
         if before is None and (studies is not None or not image.present):
             continue
         case = before or Case(image.image_id, image.image_id, Path(image.path), None, image.held_out)
+        if studies is not None and (file := studies / Path(image.path).name).is_file():
+            case = replace(case, image=file)  # of two files with one id the one that was labelled
         if studies is None and label is not None:
             case = replace(case, label=Path(label.path))
         if label is not None and case.label is not None:
