@@ -1,6 +1,7 @@
 """The `coldstart` command through its entry point."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,19 @@ def test_wrong_arguments_are_one_sentence_for_scripts_too(arguments: list[str], 
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
     said = json.loads(ended.stdout)["error"]
     assert sentence in said and ended.stderr == f"Error: {said}\n"
+
+
+def test_port_that_is_taken_is_said_before_the_server_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = run("serve", "--studies", str(tmp_path), "--port", port)
+    assert ended.returncode == 2 and ended.stderr.count("Error: ") == 1
+    assert f"No server can listen on 127.0.0.1, port {port}: Address already in use" in " ".join(ended.stderr.split())
+
+
+def test_a_group_of_commands_shows_its_help_and_nothing_else() -> None:
+    ended = run("models")
+    assert "rollback" in ended.stdout and ended.stderr == ""
 
 
 @pytest.mark.parametrize(

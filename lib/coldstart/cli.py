@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -100,10 +101,25 @@ def serve(
         raise InvalidInputError(f"--studies must be a folder or the address of an archive; got '{studies}'.")
     settings = pairs(conf, preset)
     load_settings(settings, APP_FOLDER / "configs")  # better said before a server starts than after
+    _require_free(host, port)
     where = studies if is_archive(studies) else Path(studies).resolve()
     command = server_command(where, settings, host=host, port=port)
     sys.stdout.flush()
     os.execve(command[0], command, server_environment())  # noqa: S606  the server takes this process's place, and Ctrl-C
+
+
+def _require_free(host: str, port: int) -> None:
+    """Refuse a port that is taken, which the server itself would notice at the end of its start."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(found[0]) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(found[4])
+    except OSError as error:
+        raise InvalidInputError(
+            f"No server can listen on {host}, port {port}: {error.strerror}. Give another --port or --host; "
+            f"`coldstart doctor --port {port}` says more."
+        ) from None
 
 
 app.command()(bench)
@@ -270,7 +286,8 @@ def main() -> None:
         sys.exit(code)
     except TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "coldstart")
-        print_error(f"{error.format_message().removesuffix('.')}. `{command} --help` explains the command.")
+        if said := error.format_message().removesuffix("."):  # else the help itself was the answer
+            print_error(f"{said}. `{command} --help` explains the command.")
         sys.exit(2)
     except BrokenPipeError:
         end_without_reader()

@@ -47,7 +47,7 @@ def embed(studies: Studies, preset: Preset = None, conf: Conf = None, as_json: A
 def plan(
     studies: Studies,
     budget: Annotated[int | None, typer.Option(min=1, help="Images to label, those labelled already counted.")] = None,
-    method: Annotated[str | None, typer.Option(metavar="NAME", help="Another method, only to be shown.")] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="What this method would pick, only shown.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for plan.csv and plan.png.", file_okay=False)] = Path(
         "plan-output"
     ),
@@ -58,16 +58,16 @@ def plan(
     """Plan which images to label first, and embed before what is not embedded yet.
 
     The plan is the campaign's: viewers and `coldstart next` follow it, and --budget becomes the campaign's budget.
-    With --method it is only shown what another method would pick now, and nothing is changed.
+    With --method it is only shown what that method would pick now, and nothing is changed.
 
     Examples: coldstart plan /data/chest --budget 20; coldstart plan /data/chest --budget 20 --method k_means
     """
 
     def work() -> Document:
-        from coldstart.campaign.plans import OURS, find_method
+        from coldstart.campaign.plans import find_method
 
-        chosen = find_method(method or OURS)
-        return _plan(open_begun(studies, preset, conf), chosen, budget, output)
+        other = None if method is None else find_method(method)
+        return _plan(open_begun(studies, preset, conf), other, budget, output)
 
     answer(work, _show_plan, as_json=as_json)
 
@@ -92,14 +92,10 @@ def _open(studies: str, preset: str | None, conf: list[str] | None, *, begin: bo
 
 
 def _embed(opened: OpenedCampaign) -> Document:
-    from coldstart.campaign.overview import NOTHING_USABLE, overview
-
     started = time.monotonic()
     with watching(opened.campaign, "embedding"):
         count = opened.campaign.embed()
-    found = overview(opened.campaign)
-    if found["phase"] == NOTHING_USABLE:
-        raise ImageError(found["phase_sentence"])
+    found = usable_overview(opened.campaign)
     kept = ("images", "held_out", "encoder", "projection", "planned", "budget", "n_set_aside", "set_aside")
     return {
         "embedded": count,
@@ -107,6 +103,16 @@ def _embed(opened: OpenedCampaign) -> Document:
         "seconds": round(time.monotonic() - started, 1),
         "state_dir": str(opened.campaign.folder),
     }
+
+
+def usable_overview(campaign: Campaign) -> Document:
+    """Return the campaign at a glance; ImageError, which says why, where no image can be used."""
+    from coldstart.campaign.overview import NOTHING_USABLE, overview
+
+    found = overview(campaign)
+    if found["phase"] == NOTHING_USABLE:
+        raise ImageError(found["phase_sentence"])
+    return found
 
 
 def _show_embedding(found: Document) -> None:
@@ -136,16 +142,18 @@ def show_set_aside(found: Mapping[str, Any], at_most: int = 5) -> None:
         console.print(f"  and {found['n_set_aside'] - at_most} more")
 
 
-def _plan(opened: OpenedCampaign, chosen: Method, budget: int | None, output: Path) -> Document:
-    from coldstart.campaign.plans import OURS, plan_by, read_plan
+def _plan(opened: OpenedCampaign, other: Method | None, budget: int | None, output: Path) -> Document:
+    from coldstart.campaign.plans import plan_by, read_plan
 
-    campaign, ours = opened.campaign, chosen.name == OURS
-    if ours and budget is not None and budget != campaign.settings.budget:
+    campaign = opened.campaign
+    if other is None and budget is not None and budget != campaign.settings.budget:
         campaign.use(who=user(), budget=budget)
     _embed(opened)
-    with watching(campaign, chosen.title):
-        view = read_plan(campaign) if ours else plan_by(campaign, chosen, budget or campaign.settings.budget)
-    return _plan_document(campaign, view, output, kept=ours)
+    if other is None:
+        return _plan_document(campaign, read_plan(campaign), output, kept=True)
+    with watching(campaign, other.title):
+        view = plan_by(campaign, other, budget or campaign.settings.budget)
+    return _plan_document(campaign, view, output, kept=False)
 
 
 def _plan_document(campaign: Campaign, view: PlanView, output: Path, *, kept: bool) -> Document:

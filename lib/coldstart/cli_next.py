@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from coldstart.cli_campaign import Preset, Studies, open_campaign
+from coldstart.cli_campaign import Preset, Studies, open_campaign, usable_overview
 from coldstart.cli_output import AsJson, Conf, Document, answer, console
 from coldstart.exceptions import InvalidInputError
 
@@ -70,7 +70,8 @@ def _click(campaign: Campaign, strategy: str, annotator: str | None, alpha: floa
     who = known_annotator(annotator)
     sample = campaign.next_sample(strategy, annotator=who, alpha=alpha)
     if sample is None:
-        return {"id": None, "path": None, "annotator": who, "coldstart": None}
+        sentence = usable_overview(campaign)["phase_sentence"]
+        return {"id": None, "path": None, "annotator": who, "coldstart": None, "sentence": sentence}
     return {
         "id": sample.image_id,
         "path": _path(campaign, sample.image_id),
@@ -99,7 +100,7 @@ def _path(campaign: Campaign, image_id: str) -> str | None:
 
 def _show_click(found: Document) -> None:
     if found["id"] is None:
-        console.print("Every usable image is labelled: there is none left.")
+        console.print(found["sentence"], soft_wrap=True, markup=False)
         return
     console.print(f"[bold]{escape(found['id'])}[/]   {escape(found['path'])}", soft_wrap=True)
     whom = found["annotator"] or "nobody in particular"

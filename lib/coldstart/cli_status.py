@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from coldstart.cli_campaign import Preset, open_campaign, show_set_aside
+from coldstart.cli_campaign import Preset, open_campaign, show_set_aside, usable_overview
 from coldstart.cli_output import AsJson, Conf, Document, answer, console, pairs, progress_console
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ def _map(opened: OpenedCampaign, output: Path) -> Document:
     campaign = opened.campaign
     points = map_points(campaign.store)
     if not points:
+        usable_overview(campaign)
         raise InvalidInputError("There is no map yet: the images have not been embedded. Run `coldstart plan`.")
     with campaign.store.reading() as session:
         table = MapMemory().read(session, campaign.settings)
