@@ -15,7 +15,8 @@ from coldstart.experiments.features import project_pool, read_arrays, write_arra
 from coldstart.experiments.jobs import Job
 from coldstart.experiments.rows import Row
 from coldstart.experiments.runs import Bench, Labelled, has_scores, run_job, scores_path, training_config
-from coldstart.segmentation import evaluate, train
+from coldstart.segmentation import TrainingConfig, evaluate, fitting, train, training_memory
+from coldstart.segmentation.network import build_network
 from coldstart.selection.methods import METHODS
 
 
@@ -173,3 +174,30 @@ def test_volumes_are_benched_like_images(tmp_path: Path) -> None:
     row = run_job(bench, find(jobs, "cold_start", 2), Labelled(), "cpu")
     assert (row.hd95_unit, len(row.picks), row.n_test) == ("mm", 2, 1)
     assert 0 <= row.dice <= 1
+
+
+def test_patches_for_want_of_memory_give_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_dataset(tmp_path / "data", 6, (32, 32, 64), ".nii.gz")
+    protocol = tiny_protocol(folder, spatial_size=[32, 32, 64], epochs=1, budgets=[2], active=[], active_arms=[])
+    bench, jobs = bench_of(protocol, tmp_path)
+    monkeypatch.setattr(training_memory, "free_bytes", lambda device: 0)
+    with pytest.raises(ModelError, match=r"as the protocol says: batches of 2 on 32 x 32 x 32 fitted.*--workers"):
+        run_job(bench, find(jobs, "random", 2), Labelled(), "cpu")
+
+
+def test_half_the_batch_for_want_of_memory_gives_no_row(
+    studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(config: TrainingConfig) -> torch.nn.Module:
+        def fail(*_: object) -> None:
+            if config.batch_size > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+        network = build_network(config)
+        network.register_forward_hook(fail)
+        return network
+
+    bench, jobs = bench_of(tiny_protocol(studies), tmp_path)
+    monkeypatch.setattr(fitting, "build_network", build)
+    with pytest.raises(ModelError, match="as the protocol says: batches of 1 on 32 x 32 fitted"):
+        run_job(bench, find(jobs, "random", 2), Labelled(), "cpu")

@@ -90,7 +90,8 @@ def run_job(bench: Bench, job: Job, labelled: Labelled, device: str) -> Row:
     Raises
     ------
     ColdStartError
-        If the images cannot be chosen, or the network not be trained.
+        If the images cannot be chosen, or the network not be trained as the protocol says: half the batch or patches,
+        which a training takes where memory is short, would make another network and hide who wins.
 
     Notes
     -----
@@ -111,6 +112,12 @@ def run_job(bench: Bench, job: Job, labelled: Labelled, device: str) -> Row:
     if model.metadata["left_out"]:
         image_id, reason = next(iter(model.metadata["left_out"].items()))
         raise ModelError(f"{image_id} could no longer be read while the benchmark ran: {reason}")
+    used = model.config.batch_size, tuple(model.metadata["patch_size"])
+    if used != (protocol.batch_size, protocol.spatial_size):
+        raise ModelError(
+            "There was not enough memory to train as the protocol says: batches of "
+            f"{used[0]} on {' x '.join(map(str, used[1]))} fitted. Lower --workers or --size, and run it again."
+        )
     train_s = time.monotonic() - started
 
     started = time.monotonic()
