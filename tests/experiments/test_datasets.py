@@ -174,6 +174,25 @@ def test_groups_come_from_a_column_of_the_manifest(tmp_path: Path) -> None:
     assert dataset.left_out["case_02"] == "the manifest does not name its group"
 
 
+def test_rows_without_a_group_name_none(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("case,patient\ncase_00,p1\ncase_01\ncase_02,\ncase_03, \ncase_04,p2\n")
+    groups = read_groups(manifest, "patient")
+    assert groups == {"case_00": "p1", "case_04": "p2"}
+    dataset = read(write_dataset(tmp_path, 5), groups=groups)
+    assert dataset.left_out == dict.fromkeys(["case_01", "case_02", "case_03"], "the manifest does not name its group")
+    assert len(split(dataset, 43, 0.2).test) == 1
+
+
+def test_an_image_may_be_listed_twice_but_not_with_two_groups(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("case,patient\ncase_00,p1\ncase_00,p1\ncase_00,\n")
+    assert read_groups(manifest, "patient") == {"case_00": "p1"}
+    manifest.write_text("case,patient\ncase_00,p1\ncase_01,p1\ncase_00,p2\n")
+    with pytest.raises(InvalidInputError, match="one group for case_00; got 'p1' and 'p2'"):
+        read_groups(manifest, "patient")
+
+
 def test_a_manifest_without_the_column_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("case,patient\n")
     with pytest.raises(InvalidInputError, match="with case, patient; got 'scan'"):

@@ -152,26 +152,33 @@ def read_dataset(
 
 
 def read_groups(manifest: Path, column: str) -> dict[str, str]:
-    """Read the group of each image from a CSV file whose first column is its name without suffix.
+    """Read the group of each image from a CSV file whose first column is its name without suffix; a blank names none.
 
     Raises
     ------
     InvalidInputError
-        If the file cannot be read, or has no such column.
+        If the file cannot be read, has no such column, or names two groups for one image.
     """
     try:
         with manifest.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            names = list(rows.fieldnames or ())
-            if column not in names:
-                raise InvalidInputError(
-                    f"`group_by` must be a column of {manifest}, with {', '.join(names) or 'none'}; got '{column}'."
-                )
-            return {row[names[0]]: row[column] for row in rows}
+            reader = csv.DictReader(file)
+            names, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInputError(
             f"`group_by` needs {manifest}, a CSV file with the group of each image; it cannot be read ({error})."
         ) from None
+    if column not in names:
+        raise InvalidInputError(
+            f"`group_by` must be a column of {manifest}, with {', '.join(names) or 'none'}; got '{column}'."
+        )
+    groups: dict[str, str] = {}
+    for row in rows:
+        image_id, group = row[names[0]], row[column] or ""  # None where the row ends early
+        if group.strip() and groups.setdefault(image_id, group) != group:
+            raise InvalidInputError(
+                f"{manifest} must name one group for {image_id}; got '{groups[image_id]}' and '{group}'. Correct it."
+            )
+    return groups
 
 
 def split(dataset: Dataset, seed: int, test_fraction: float) -> Split:
