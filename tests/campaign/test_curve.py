@@ -121,10 +121,10 @@ def test_steady_rise_is_never_called_a_stop():
 
 
 def test_plateau_is_called_a_stop_within_a_few_rounds():
-    means = [0.5, 0.65, 0.75, 0.8] + 6 * [0.82]
+    means = [0.5, 0.65, 0.75, 0.8] + 8 * [0.82]
     for seed in range(20):
-        said = [still_helping(rounds(means[:n], seed=seed), []).helping for n in range(2, 11)]
-        assert said[2] is True and False in said[-3:]
+        said = [still_helping(rounds(means[:n], seed=seed), []).helping for n in range(2, 13)]
+        assert said[2] is True and False in said[-5:]
         assert False not in said[:4], "the rise is not over yet"
 
 
@@ -164,6 +164,27 @@ def test_trainings_that_scatter_widen_the_interval():
     wide = still_helping(jumpy, [])
     assert wide.high - wide.low > 3 * (calm.high - calm.low)
     assert calm.helping is False and wide.helping is None
+
+
+def test_two_trainings_are_too_early_and_their_numbers_are_stated():
+    """Each image gained, which is what a lucky second training does as well."""
+    verdict = still_helping(rounds([0.6, 0.8]), [])
+    assert verdict.helping is None and (verdict.basis, verdict.n) == ("heldout", 12)
+    assert verdict.gain == pytest.approx(0.2, abs=0.02) and 0 < verdict.low < verdict.gain < verdict.high
+    opening = "It is too early to tell whether more labels still help: over the last round (5 to 10 labels) the Dice on"
+    assert verdict.sentence.startswith(opening)
+    assert f"{verdict.gain:+.3f} (95 % interval {verdict.low:+.3f} to {verdict.high:+.3f})" in verdict.sentence
+    assert "How far trainings differ by chance, which 3 rounds show, is not in this interval." in verdict.sentence
+    assert "sure" not in verdict.sentence
+
+
+@pytest.mark.parametrize(("n_rounds", "most"), [(2, 0.0), (3, 0.04), (4, 0.05), (6, 0.05)])
+def test_gain_is_rarely_seen_where_trainings_differ_by_chance_alone(n_rounds, most):
+    """400 campaigns without any gain; the interval is of 95 %, so that 0.025 of them lie above 0."""
+    noise = {"noise": 0.015, "training_noise": 0.012}
+    said = [still_helping(rounds(n_rounds * [0.9], **noise, seed=seed), []) for seed in range(400)]
+    assert np.mean([one.helping is True for one in said]) <= most
+    assert np.mean([one.helping is True and one.sure > 0.99 for one in said]) <= most / 2
 
 
 def test_training_after_every_label_is_not_a_plateau_by_itself():

@@ -6,7 +6,9 @@ else by the labels judged in the last rounds and those judged before, which were
 
 The scatter between images is not all: a training on the same labels ends elsewhere with another seed. How far, is seen
 where a round lies off the straight line between its neighbours (Gasser, Sroka and Jennen-Steinmetz 1986, Biometrika
-73); what the images do not explain of this widens the interval of the gain.
+73). So the gain has two standard errors, one from the images and one from the rounds, which holds the luck of the
+images as well. The wider interval counts: a difference of the two is often 0 by chance where rounds are few, and then
+hides the scatter. Of two rounds none is seen, so they cannot tell.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ MIN_HELD_OUT = 5
 """Held-out images with a label that a comparison needs."""
 MIN_JUDGED = 10
 """Judged labels that a comparison needs on each side."""
+N_SCATTER = 3
+"""Rounds from which trainings are seen to scatter."""
 LEAST_ERROR = 1e-6
 """Standard error of a gain where all images agree: what a Dice is rounded to by then."""
 
@@ -43,6 +47,7 @@ RULE = (
     f"{100 * CONFIDENCE:.0f} % sure that the gain is below {SMALLEST_GAIN:g}."
 )
 _TOO_EARLY = "It is too early to tell whether more labels still help"
+_NO_SCATTER = f"How far trainings differ by chance, which {N_SCATTER} rounds show, is not in this interval."
 
 Dice = NDArray[np.float64]
 
@@ -88,7 +93,10 @@ class Round:
 
 @dataclass(frozen=True)
 class _Gain:
-    """A difference of means, its standard error, and what is missing before it can say that labels stopped helping."""
+    """A difference of means, its standard error, and what is missing before it can say that labels stopped helping.
+
+    Where `complete` is false, the standard error leaves something out, so that it cannot say that they help either.
+    """
 
     value: float
     error: float
@@ -97,6 +105,7 @@ class _Gain:
     missing: str | None
     basis: str
     where: str
+    complete: bool = True
 
 
 def still_helping(held_out: Sequence[Round], judged: Sequence[Round]) -> Verdict:
@@ -161,31 +170,31 @@ def _gain_on_the_same(rounds: Sequence[Round]) -> _Gain | None:
         weights[end - N_MEAN : end] -= 1 / N_MEAN
     dice = np.array([[one.dice[image_id] for image_id in common] for one in compared])
     gains = weights @ dice
-    parts = [gains.var(ddof=1) / len(common), weights @ weights * _scatter_of_trainings(compared, dice)]
+    errors = [(math.sqrt(gains.var(ddof=1) / len(common)), len(common) - 1)]
+    if len(compared) >= N_SCATTER:
+        scatter = _scatter_of_rounds([one.n_labels for one in compared], dice.mean(axis=1))
+        errors.append((math.sqrt(weights @ weights * scatter), len(compared) - 2))
+    error, n_freedom = max(errors, key=lambda one: interval(0.0, *one)[1])
     return _Gain(
         value=float(gains.mean()),
-        error=math.sqrt(sum(parts)),
-        freedom=freedom(parts, [len(common) - 1, max(1, len(compared) - 2)]),
+        error=error,
+        freedom=n_freedom,
         n=len(common),
         missing=_missing_rounds(rounds, N_MEAN),
         basis="heldout",
         where=f"{_span(rounds, start or 0)} the Dice on the {len(common)} held-out images",
+        complete=len(compared) >= N_SCATTER,
     )
 
 
-def _scatter_of_trainings(rounds: Sequence[Round], dice: Dice) -> float:
-    """Variance of the rounds' means about a smooth curve, beyond what the images explain."""
-    n_labels, means = [one.n_labels for one in rounds], dice.mean(axis=1)
+def _scatter_of_rounds(n_labels: Sequence[int], means: Dice) -> float:
+    """Variance of the rounds' means about a smooth curve."""
     squares = []
-    for i in range(1, len(rounds) - 1):
+    for i in range(1, len(means) - 1):
         before = (n_labels[i + 1] - n_labels[i]) / (n_labels[i + 1] - n_labels[i - 1])
         off = means[i] - before * means[i - 1] - (1 - before) * means[i + 1]
         squares.append(off**2 / (1 + before**2 + (1 - before) ** 2))
-    if not squares:
-        return 0.0
-    own = dice - dice.mean(axis=0) - means[:, None] + dice.mean()
-    explained = (own**2).sum() / ((dice.shape[0] - 1) * (dice.shape[1] - 1)) / dice.shape[1]
-    return max(0.0, float(np.mean(squares)) - float(explained))
+    return float(np.mean(squares))
 
 
 def _gain_on_others(rounds: Sequence[Round]) -> _Gain | None:
@@ -239,12 +248,14 @@ def _verdict(gain: _Gain) -> Verdict:
     too_small = float(stats.t.cdf((SMALLEST_GAIN - gain.value) / error, gain.freedom))
     helping, sure = None, too_small
     small = f"That the gain is below {SMALLEST_GAIN:g} is"
-    if low > 0:
+    if low > 0 and gain.complete:
         helping, sure = True, any_gain
         opening = "More labels still help" + (", but little" if high < SMALLEST_GAIN else "")
         closing = f"That there is a gain is {_percent(sure)} sure."
     elif gain.missing is not None:
         opening, closing = _TOO_EARLY, f"To say that they stopped takes {gain.missing}."
+        if not gain.complete:
+            closing = f"{_NO_SCATTER} {closing}"
     elif too_small >= CONFIDENCE:
         helping = False
         opening, closing = "More labels have stopped helping", f"{small} {_percent(sure)} sure."
