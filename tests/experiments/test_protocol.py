@@ -87,6 +87,23 @@ def test_a_saved_protocol_reads_as_the_same(tmp_path: Path) -> None:
         ({"arms": [{"method": "random", "tilte": "x"}]}, r"arms\[1\].*no key 'tilte'.*'title'"),
         ({"arms": [{"method": "cold_start", "options": {"fil": 1}}]}, "no option 'fil'.*'fill'"),
         ({"arms": [{"method": "random", "options": {"x": 1}}]}, "no option 'x'.*Its options are: none"),
+        (
+            {"arms": [{"method": "cold_start", "options": {"fill": "nearest"}}]},
+            r"arms\[1\].*`fill` must be one of 'farthest'.*got 'nearest'",
+        ),
+        ({"active_arms": [{"method": "combined", "options": {"alpha": 3}}]}, "`alpha` must be between 0 .*alpha=3"),
+        ({"active_arms": [{"method": "combined", "options": {"alpha": "x"}}]}, "`alpha` must be a finite number"),
+        (
+            {
+                "active": [{"start": 2, "additional": 2}],
+                "active_arms": [{"method": "combined", "rounds": 2, "options": {"alpha": [1, 7]}}],
+            },
+            r"active_arms\[1\].*alpha=7",
+        ),
+        (
+            {"arms": [{"method": "typiclust", "options": {"n_neighbours": [5, 6]}}]},
+            "`n_neighbours` must have a value for each of the 1 rounds",
+        ),
         ({"arms": ["entropy"]}, "`arms` must hold methods from random.*got 'entropy'"),
         ({"active_arms": ["random"]}, "`active_arms` must hold methods from .*got 'random'"),
         ({"arms": ["random", "random"]}, "two arms called 'Random'"),

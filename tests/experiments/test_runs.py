@@ -9,7 +9,7 @@ import pytest
 import torch
 from bench_case import bench_of, tiny_protocol, write_dataset
 
-from coldstart.exceptions import ImageError, InvalidInputError, ModelError
+from coldstart.exceptions import ImageError, ModelError
 from coldstart.experiments.datasets import split
 from coldstart.experiments.features import project_pool, read_arrays, write_arrays
 from coldstart.experiments.jobs import Job
@@ -123,16 +123,16 @@ def test_an_active_round_without_scores_is_refused(studies: Path, tmp_path: Path
 
 
 def test_a_round_takes_its_own_alpha(studies: Path, tmp_path: Path) -> None:
-    arm = {"method": "combined", "rounds": 2, "options": {"alpha": [0.0, 7.0]}}
-    protocol = tiny_protocol(studies, active=[{"start": 2, "additional": 2}], active_arms=[arm])
+    arm = {"method": "combined", "rounds": 2, "options": {"alpha": [0.0, 1.0]}}
+    protocol = tiny_protocol(studies, active=[{"start": 2, "additional": 4}], active_arms=[arm])
     bench, jobs = bench_of(protocol, tmp_path)
-    first, second = (find(jobs, "combined", budget) for budget in (3, 4))
-    labelled = Labelled(pool_of(bench)[:2], ["", ""])
+    first, second = (find(jobs, "combined", budget) for budget in (4, 6))
     assert first.parent is not None
     write_arrays(scores_path(tmp_path, first.parent), first.parent.key, {"entropy": np.linspace(0, 1, 12)})
-    row = run_job(bench, first, labelled, "cpu")
-    with pytest.raises(InvalidInputError, match="alpha"):
-        run_job(bench, second, Labelled(row.picks, row.reasons), "cpu")
+    row = run_job(bench, first, Labelled(pool_of(bench)[:2], ["", ""]), "cpu")
+    assert "alpha 0 " in row.reasons[3]
+    row = run_job(bench, second, Labelled(row.picks, row.reasons), "cpu")
+    assert "alpha 1 " in row.reasons[5]
 
 
 def test_the_largest_number_of_clusters_reaches_our_cold_start(studies: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from coldstart.projection import ProjectionMethod
@@ -29,6 +30,8 @@ START_METHOD = "cold_start"
 """What the images come from that active learning starts with: our cold start, as in the paper's section 4.4."""
 
 _COMMON = frozenset({"embeddings", "points", "budget", "labelled", "uncertainty", "random_state", "options"})
+_TRIAL = np.random.default_rng(0).random((8, 2))
+"""A pool on which methods check their options."""
 
 
 class Strict(BaseModel):
@@ -90,9 +93,15 @@ class Arm(Strict):
                     f"the method '{self.method}' has no option '{name}'.{nearest(name, known)} "
                     f"Its options are: {', '.join(known) or 'none'}"
                 )
-        alpha = self.options.get("alpha")
-        if isinstance(alpha, list) and len(alpha) != self.rounds:
-            raise ValueError(f"`alpha` must have a value for each of the {self.rounds} rounds; got {alpha}")
+        lists = {name: value for name, value in self.options.items() if isinstance(value, list)}
+        for name, values in lists.items():
+            if len(values) != self.rounds:
+                raise ValueError(f"`{name}` must have a value for each of the {self.rounds} rounds; got {values}")
+        if self.options:  # a bad value would else be found only after the trainings before it
+            for number in range(1, self.rounds + 1 if lists else 2):
+                self.registered.select(
+                    _TRIAL, _TRIAL, 3, labelled=[0], uncertainty=_TRIAL[:, 0], **self.options_of_round(number)
+                )
         if not self.title:
             object.__setattr__(self, "title", self._made_title())
         return self
