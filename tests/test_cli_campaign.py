@@ -170,6 +170,14 @@ def test_next_and_map_say_that_no_image_can_be_used(run: Run, studies: Path) -> 
         assert ended.code == 2 and "None of the 25 images can be used" in ended.sentence, ended
 
 
+def test_seed_that_is_given_later_is_not_said_of_the_plan_that_was_made(
+    run: Run, studies: Path, tmp_path: Path
+) -> None:
+    later = ("--conf", "random_state", "77", "--json", "--output", tmp_path)
+    assert run("plan", studies, *later).document["random_state"] == 0
+    assert run("plan", studies, "--method", "random", *later).document["random_state"] == 77
+
+
 def test_a_new_budget_becomes_the_campaigns(run: Run, studies: Path, tmp_path: Path) -> None:
     before = run("plan", studies, "--output", tmp_path, "--json").document["picks"]
     cut = run("plan", studies, "--budget", 5, "--output", tmp_path, "--json").document

@@ -190,7 +190,7 @@ def _plan_document(campaign: Campaign, view: PlanView, output: Path, *, kept: bo
         "silhouettes": view.silhouettes,
         "encoder": status["encoder"],
         "projection": status["projection"],
-        "random_state": campaign.settings.random_state,
+        "random_state": view.random_state,
         "picks": picks,
         "table": str(output / "plan.csv"),
         "map": str(output / "plan.png"),

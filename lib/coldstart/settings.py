@@ -59,7 +59,7 @@ class Settings(BaseModel):
 
     budget: int = Field(10, ge=1, le=1_000_000_000, description="images of the cold start, counted in labelled images")
     alpha: float = Field(0.3, ge=0, le=1, description="weight of distance against entropy: 1 distance only, 0 entropy")
-    k_max: int = Field(15, ge=1, description="largest number of clusters tried")
+    k_max: int = Field(15, ge=1, description="largest number of clusters tried, by the next plan")
     encoder: str = Field(
         "auto", description="auto, radimagenet, resnet50:PATH, hf:MODEL, medicalnet, descriptor or random"
     )
@@ -81,7 +81,7 @@ class Settings(BaseModel):
     batch_size: int = Field(2, ge=1, description="images in a training step")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's learning rate")
     dropout: float = Field(0.15, ge=0, lt=1, description="dropout of the network")
-    random_state: int = Field(0, ge=0, le=2**32 - 1, description="seed of every stage")
+    random_state: int = Field(0, ge=0, le=2**32 - 1, description="seed of every stage; a map that is made stays")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     amp: bool = Field(True, description="mixed precision on a GPU")
     embed_batch_size: int = Field(16, ge=1, description="images that the encoder sees at once")

@@ -61,6 +61,8 @@ class PlanView:
         How many of the budget the plan does not hold, because they are labelled or were served already.
     silhouettes : dict of str to float
         Of each number of clusters that was tried, for our plan.
+    random_state : int
+        Seed of the map that our plan was made on, or of another method's picks.
     """
 
     method: Method
@@ -68,6 +70,7 @@ class PlanView:
     n_taken: int
     images: list[PlannedImage]
     silhouettes: dict[str, float]
+    random_state: int
 
 
 def find_method(name: str) -> Method:
@@ -103,8 +106,9 @@ def read_plan(campaign: Campaign) -> PlanView:
         current = current_map(session)
         pool = pool_rows(session, current) if current is not None else []
         others = taken_rows(session) - {pick.image_row for pick, _ in rows}
+        seed = current.random_state if current is not None else campaign.settings.random_state
     n_taken = sum(row.id in others for row in pool)
-    return PlanView(METHODS[OURS], plan.budget, n_taken, images, dict(plan.silhouettes))
+    return PlanView(METHODS[OURS], plan.budget, n_taken, images, dict(plan.silhouettes), seed)
 
 
 def plan_by(campaign: Campaign, method: Method, budget: int) -> PlanView:
@@ -152,7 +156,7 @@ def plan_by(campaign: Campaign, method: Method, budget: int) -> PlanView:
         PlannedImage(rank, rows[index].image_id, _from_1(rows[index].cluster), reason, None)
         for rank, (index, reason) in enumerate(zip(made.indices, made.reasons, strict=True), start=1)
     ]
-    return PlanView(method, budget, len(labelled), images, {})
+    return PlanView(method, budget, len(labelled), images, {}, campaign.settings.random_state)
 
 
 def _own(plan: Plan, pick: PlanPick, image_id: str) -> PlannedImage:
