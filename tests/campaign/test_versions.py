@@ -223,6 +223,42 @@ def test_rolled_back_model_is_in_use_until_the_next_training(open_taught) -> Non
     assert campaign.publisher.versions.states().keys() >= {first, second}
 
 
+def test_refused_model_that_somebody_chooses_is_no_training(open_taught, monkeypatch) -> None:
+    campaign = open_taught(retrain_every=2)
+    label(campaign, "p02")
+    with monkeypatch.context() as patch:
+        spoil(campaign, patch)
+        refused = train(campaign, epochs=1)
+    began_at = record_of(campaign, refused)["began_at"]
+    for image_id in ("p03", "p04"):
+        label(campaign, image_id)
+    train(campaign, epochs=12)
+    assert campaign.trainings.due() is None
+    campaign.publisher.choose(refused, "ann", campaign.settings.labels)
+    for _ in range(2):
+        campaign.publisher.settle()
+        assert campaign.trainings.due() is None and in_file(campaign) == campaign.publisher.in_use() == refused
+    assert kinds(campaign) == ["training", "training_refused", "training", "rollback"]
+    assert list(decision_rows(campaign.store))[-1]["who"] == "ann"
+    with campaign.store.reading() as session:
+        assert learning.newest_model(session).created_at == began_at, "its place on the learning curve"
+
+
+def test_model_that_is_chosen_before_it_was_compared_is_the_end_of_its_training(open_taught, monkeypatch) -> None:
+    campaign = open_taught(retrain_every=1)
+    label(campaign, "p02")
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(campaign.publisher, "check", kill)
+        with pytest.raises(Killed):
+            train(campaign, epochs=1)
+    campaign.publisher.choose(list(campaign.publisher.versions.states())[-1], "ann", campaign.settings.labels)
+    assert kinds(campaign) == ["training", "training"] and campaign.trainings.due() is None
+
+
 def test_new_model_is_compared_with_the_one_that_somebody_chooses_meanwhile(open_taught, monkeypatch) -> None:
     campaign = open_taught(publish_margin=1)
     publisher, first = campaign.publisher, in_file(campaign)

@@ -109,10 +109,13 @@ def record_model(store: Store, version: str, details: dict[str, Any]) -> None:
             model.details = {**model.details, **details}
 
 
-def put_in_use(store: Store, version: str, details: dict[str, Any], *, who: str | None = None) -> None:
+def put_in_use(
+    store: Store, version: str, details: dict[str, Any], *, who: str | None = None, comes_back: bool = False
+) -> None:
     """Note which model is in use now; `details` are plain JSON types.
 
-    One that was in use before becomes the newest again: it has to score and to segment anew.
+    One that was in use before becomes the newest again: it has to score and to segment anew. The same holds for one
+    that `comes_back` without having been in use, because it was refused: its training is not the last one.
     """
     with store.writing() as session:
         newest = newest_model(session)
@@ -120,13 +123,15 @@ def put_in_use(store: Store, version: str, details: dict[str, Any], *, who: str 
             newest.details = {**newest.details, **details}
             return
         known = session.scalar(select(Model).where(Model.version == version))
-        if known is None:
+        if known is None and not comes_back:
             session.add(Model(version=version, created_at=time.time(), details=details))
             record(session, TRAINED, {"model_version": version, **details, "software": software()}, who=who)
             return
-        created_at = known.created_at
-        session.delete(known)
-        session.flush()
+        created_at = details.get("began_at") or time.time()
+        if known is not None:
+            created_at = known.created_at
+            session.delete(known)
+            session.flush()
         session.add(Model(version=version, created_at=created_at, details=details))
         before = newest.version if newest is not None else None
         record(session, ROLLED_BACK, {"model_version": version, "before": before}, who=who)

@@ -42,6 +42,8 @@ TURN_LIMIT_S = 60.0
 
 logger = logging.getLogger(__name__)
 
+_OF_ITS_WAY = ("chosen_by", "comes_back", "refused")
+"""What a record says beside what the database keeps of a model."""
 _IN_USE = select(PublishedModel.version).order_by(PublishedModel.id.desc()).limit(1)
 
 
@@ -151,7 +153,8 @@ class Publisher:
                         f"`version` must be a model for structures among {', '.join(labels)}, which the campaign has "
                         f"now; {version} also finds {unknown}."
                     )
-                self.versions.write(version, {**record, "chosen_by": who}, "chosen")
+                is_done = self.versions.states()[version] == "done"  # else it is the end of its training too
+                self.versions.write(version, {**record, "chosen_by": who, "comes_back": is_done}, "chosen")
                 self._finish()
         except Timeout:
             raise ModelError("Another model is being put into use just now. Try again in a minute.") from None
@@ -226,7 +229,8 @@ class Publisher:
             else:
                 if _version_at(self._path) != version:
                     save_model(model, self._path)
-                learning.put_in_use(self._store, version, _details(record), who=record.get("chosen_by"))
+                who, comes_back = record.get("chosen_by"), bool(record.get("comes_back"))
+                learning.put_in_use(self._store, version, _details(record), who=who, comes_back=comes_back)
             self.versions.write(version, record, "done")
 
     def _adopt(self) -> None:
@@ -276,7 +280,7 @@ def _unknown(model: Model, labels: Collection[str]) -> str:
 
 def _details(record: Mapping[str, Any]) -> dict[str, Any]:
     """What the database keeps of a record."""
-    return {key: value for key, value in record.items() if key not in ("chosen_by", "refused")}
+    return {key: value for key, value in record.items() if key not in _OF_ITS_WAY}
 
 
 def _version_at(path: Path) -> str | None:
