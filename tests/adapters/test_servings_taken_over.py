@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
+from datetime import date
 from pathlib import Path
 
 import pytest
-from datastore_case import open_datastore, write, write_label
+from datastore_case import RECORD, arrived, open_datastore, write, write_label
 
 from coldstart.adapters.datastore import FolderDatastore
+from coldstart.campaign.curve import day_counts
 from coldstart.store import FILE_NAME
 
 N_IMAGES = 6
@@ -46,6 +50,24 @@ def test_what_was_served_stays_reserved_after_a_start_on_a_lost_database(studies
     after = [click(again) for _ in range(3)]
     assert not before & set(after[:2])
     assert after[2] in before, "what is reserved comes when nothing else is left"
+
+
+def test_labels_keep_their_days_after_a_start_on_a_lost_database(studies: Path) -> None:
+    """One label has its time from the record alone, as after a copy without times, and one from its file alone."""
+    final = studies / "labels" / "final"
+    final.mkdir(parents=True)
+    now, days_ago = time.time(), {"image_0": 3, "image_1": 5}
+    for name in days_ago:
+        arrived(write_label(final / f"{name}.png"))
+    os.utime(final / "image_0.png", (now - 3 * 86400,) * 2)
+    noted = {"ext": ".png", "info": {"ts": int(now - 5 * 86400), "name": "image_1.png"}}
+    entry = {"image": {"ext": ".png", "info": {}}, "labels": {"final": noted}}
+    document = {"name": "", "description": "", "objects": {"image_1": entry}}
+    (studies / RECORD).write_text(json.dumps(document))
+    datastore = open_datastore(studies)
+    for shown in (datastore, restart_without_database(datastore, studies)):
+        days = {day.day: day.labels for day in day_counts(shown._campaign.store)}
+        assert days == {date.fromtimestamp(now - ago * 86400).isoformat(): 1 for ago in days_ago.values()}
 
 
 def test_what_was_served_long_ago_or_labelled_since_is_not_reserved(studies: Path, tmp_path: Path) -> None:

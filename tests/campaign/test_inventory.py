@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from campaign_case import click, clicks, draw_image, draw_label, label, labels, planned, rows
 from PIL import Image as Picture
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from coldstart.campaign import LabelFile, learning
 from coldstart.campaign.curve import day_counts
@@ -177,6 +177,36 @@ def test_label_that_is_only_checked_again_keeps_its_time_and_ends_no_reservation
     os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
     sync(campaign, studies, files)
     assert labels(campaign)[first].saved_at > days_ago and case.servings(campaign) == [(first, "labelled")]
+
+
+def test_label_that_was_there_before_keeps_its_day_and_is_news_all_the_same(campaign, studies, tmp_path):
+    """By its file, or by the record where a copy of the folder lost the times of the files."""
+    found, copied, drawn_again = clicks(campaign, 3)
+    paths = {image_id: draw_label(tmp_path / f"{image_id}.png") for image_id in (found, copied, drawn_again)}
+    started, day = time.time(), 86400
+    for image_id, days_ago in ((found, 8), (drawn_again, 6)):
+        os.utime(paths[image_id], (started - days_ago * day,) * 2)
+    noted_at = {found: int(started), copied: int(started - 7 * day), drawn_again: int(started - 6 * day)}
+    files = {image_id: LabelFile(path, noted_at=noted_at[image_id]) for image_id, path in paths.items()}
+    sync(campaign, studies, files)
+    saved_at = {image_id: row.saved_at for image_id, row in labels(campaign).items()}
+    days_ago = {found: 8, copied: 7, drawn_again: 6}
+    assert saved_at == pytest.approx({key: started - days * day for key, days in days_ago.items()}, abs=2)
+    assert len(day_counts(campaign.store)) == 3
+    situation = campaign.trainings.triggers.situation(campaign.settings)
+    assert min(situation.new_labels) >= started and situation.active_at >= started, "no time of day has passed since"
+    with campaign.store.reading() as session:
+        assert all(serving.ended_at >= started for serving in session.scalars(select(Serving)))
+    os.utime(draw_label(paths[drawn_again], values=(2,)), (started - 60,) * 2)
+    sync(campaign, studies, files)
+    assert labels(campaign)[drawn_again].saved_at == pytest.approx(started - 60, abs=2)
+
+
+def test_label_of_the_future_was_saved_when_it_was_noticed(campaign, studies, tmp_path):
+    path = draw_label(tmp_path / "p01.png")
+    os.utime(path, (time.time() + 86400,) * 2)
+    sync(campaign, studies, {"p01": LabelFile(path, noted_at=time.time() + 86400)})
+    assert labels(campaign)["p01"].saved_at <= time.time()
 
 
 def test_sync_that_finds_nothing_new_checks_nothing(campaign, studies, tmp_path, monkeypatch):

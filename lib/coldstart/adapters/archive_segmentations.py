@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ class SegmentationDatastore(CampaignDatastore):
     def _label_file(self, image_id: str, label: DataModel) -> LabelFile:
         file = super()._label_file(image_id, label)
         problem = label.info.get(_NOTE, {}).get("problem")
-        return LabelFile(file.path, file.annotator, file.label_info, problem)
+        return replace(file, problem=problem)
 
     def send_labels(self) -> None:
         """Send what waits to be stored in the archive."""

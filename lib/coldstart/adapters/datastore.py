@@ -218,7 +218,10 @@ class CampaignDatastore(WatchedDatastore):
     def _label_file(self, image_id: str, label: DataModel) -> LabelFile:
         info = label.info
         name = info.get("annotator") or annotator(info.get("client_id"))
-        return LabelFile(self._labels / FINAL / (image_id + label.ext), name, info.get("label_info"))
+        noted = info.get("ts")
+        noted_at = noted if isinstance(noted, int | float) else None
+        path = self._labels / FINAL / (image_id + label.ext)
+        return LabelFile(path, name, info.get("label_info"), noted_at=noted_at)
 
     # Images
 

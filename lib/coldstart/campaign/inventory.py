@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from coldstart.campaign.decisions import record_taken_over
@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 LABELLED = "labelled"
 SKIPPED = "skipped"
+
+NOTICED_AT = func.coalesce(Label.noticed_at, Label.saved_at)
+"""What the campaign reacts to: an old label that is put into the folder now is news now."""
 
 _State = tuple[str, str, bool, bool]
 """Signature, path, whether the file is there, and whether the image is held out."""
@@ -44,7 +47,8 @@ class LabelFile:
     """A label with the tag `final`, as the datastore knows it.
 
     `label_info` is the viewers' list of `{"name": ..., "idx": ...}`, or None. `problem` is why the datastore could not
-    make a label file of what it has, or None; the file may not be there then, and `signature` stands for it.
+    make a label file of what it has, or None; the file may not be there then, and `signature` stands for it. `noted_at`
+    is when the datastore took the label into its record, in seconds since 1970.
     """
 
     path: Path
@@ -52,6 +56,7 @@ class LabelFile:
     label_info: Any | None = None
     problem: str | None = None
     signature: str | None = None
+    noted_at: float | None = None
 
     def current_signature(self) -> str:
         """What changes when the label does; OSError where its file is away."""
@@ -173,7 +178,11 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
     signature = label_signature(file, image.signature, preset_labels)
     is_recorded = before is not None and before.signature.startswith(f"{file.current_signature()}-")
     recorded = before if is_recorded else None
-    saved_at = recorded.saved_at if recorded is not None else time.time()
+    now = time.time()
+    if recorded is not None:
+        saved_at, noticed_at = recorded.saved_at, recorded.noticed_at
+    else:
+        saved_at, noticed_at = _saved_at(file, now, is_new=before is None), now
     label_info = file.label_info
     if label_info is None and recorded is not None:
         label_info = recorded.label_info  # the datastore lost what the viewer said of it
@@ -187,6 +196,7 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
                 path=str(file.path),
                 signature=signature,
                 saved_at=saved_at,
+                noticed_at=noticed_at,
                 annotator=file.annotator or (before.annotator if before else None),
                 label_info=label_info,
                 class_of_value=class_of_value,
@@ -195,7 +205,7 @@ def save_label(store: Store, image_id: str, file: LabelFile, preset_labels: Mapp
         )
         if recorded is None:
             open_servings = update(Serving).where(Serving.image_row == image.id, Serving.outcome.is_(None))
-            session.execute(open_servings.values(outcome=LABELLED, ended_at=saved_at))
+            session.execute(open_servings.values(outcome=LABELLED, ended_at=now))
     return problem
 
 
@@ -226,6 +236,19 @@ def label_signature(file: LabelFile, image_signature: str, preset_labels: Mappin
     """A label is checked anew when its file, its image or the configured structures change."""
     checked_against = json.dumps([image_signature, preset_labels, *([file.problem] if file.problem else [])])
     return f"{file.current_signature()}-{hashlib.sha256(checked_against.encode()).hexdigest()[:8]}"
+
+
+def _saved_at(file: LabelFile, now: float, *, is_new: bool) -> float:
+    """When a label was saved: a file found later was noted later, and a copied one may have lost its own time.
+
+    The record keeps the time of the first of several files of one name, so it tells nothing of one drawn over another.
+    """
+    times = [now] if file.noted_at is None or not is_new else [now, file.noted_at]
+    try:
+        times.append(file.path.stat().st_mtime)
+    except OSError:
+        logger.debug("The time of the label %s is not known.", file.path)
+    return min(times)
 
 
 def _batched(ids: list[str]) -> Iterator[list[str]]:

@@ -46,7 +46,7 @@ class Situation:
     Parameters
     ----------
     new_labels : sequence of float
-        When each label was saved that the last training did not learn from as it is now.
+        When each label was noticed that the last training did not learn from as it is now.
     n_labelled, n_planned : int
         Images labelled, and those that the cold start asks for.
     has_model : bool

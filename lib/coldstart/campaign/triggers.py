@@ -114,9 +114,9 @@ def asked_request(store: Store) -> dict[str, Any]:
 
 
 def labels_to_learn_from(session: Session) -> list[tuple[str, str, float]]:
-    """Image id, signature and time of each label that a training beginning now would learn from."""
+    """Image id, signature and time of noticing of each label that a training beginning now would learn from."""
     usable = (Image.present, ~Image.held_out, Image.problem.is_(None), Label.problem.is_(None))
-    found = select(Image.image_id, Label.signature, Label.saved_at).join(Label).where(*usable)
+    found = select(Image.image_id, Label.signature, inventory.NOTICED_AT).join(Label).where(*usable)
     return list(session.execute(found.order_by(Image.image_id)).tuples())
 
 
@@ -143,7 +143,8 @@ def _asked_at(session: Session, attempt: Attempt | None) -> float | None:
 def _active_at(session: Session, now: float) -> float | None:
     """The newest click or label; that of an image that is away counts too."""
     clicked = session.scalar(select(Serving.served_at).order_by(Serving.id.desc()).limit(1))
-    saved = session.scalar(select(func.max(Label.saved_at)).where(Label.saved_at <= now + CLOCK_SLACK_S))
+    latest = select(func.max(inventory.NOTICED_AT)).where(inventory.NOTICED_AT <= now + CLOCK_SLACK_S)
+    saved = session.scalar(latest)
     return max((at for at in (clicked, saved) if at is not None), default=None)
 
 

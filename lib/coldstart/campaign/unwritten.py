@@ -11,7 +11,7 @@ from sqlalchemy import exists, insert, select, update
 from sqlalchemy.orm import Session
 
 from coldstart.campaign.choices import Choice, SelectionLog
-from coldstart.campaign.inventory import LABELLED
+from coldstart.campaign.inventory import LABELLED, NOTICED_AT
 from coldstart.campaign.reservations import Held, Reservations, skip_open_servings
 from coldstart.store import Image, Label, Scoring, Serving
 from coldstart.store.schema import Base
@@ -105,6 +105,6 @@ class UnwrittenServings:
 
 def _end_where_labelled(session: Session, image_row: int) -> None:
     """A label that was saved while its serving was not written could not end it."""
-    saved = exists().where(Label.image == image_row, Label.saved_at >= Serving.served_at)
+    saved = exists().where(Label.image == image_row, NOTICED_AT >= Serving.served_at)
     ended = update(Serving).where(Serving.image_row == image_row, Serving.outcome.is_(None), saved)
     session.execute(ended.values(outcome=LABELLED, ended_at=time.time()).execution_options(synchronize_session=False))

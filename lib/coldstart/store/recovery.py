@@ -35,9 +35,10 @@ _NOT_TAKEN = {
         ),
         "fitted": "0",
     },
+    "labels": {"noticed_at": "NULL"},
     "servings": {"scoring_id": "NULL"},
 }
-"""Columns that refer to what is computed anew, and what they hold until then."""
+"""Columns that refer to what is computed anew, or that earlier versions do not have, and what they hold until then."""
 
 
 def create(path: Path) -> None:

@@ -74,7 +74,11 @@ class Image(Base):
 
 
 class Label(Base):
-    """The label of an image with the tag `final`; `class_of_value` is None while `problem` keeps it out of training."""
+    """The label of an image with the tag `final`; `class_of_value` is None while `problem` keeps it out of training.
+
+    `noticed_at` is when the campaign first saw the label as it is, None where that is `saved_at`: a label that was
+    found in the folder was saved earlier.
+    """
 
     __tablename__ = "labels"
 
@@ -82,6 +86,7 @@ class Label(Base):
     path: Mapped[str]
     signature: Mapped[str]
     saved_at: Mapped[float]
+    noticed_at: Mapped[float | None]
     annotator: Mapped[str | None]
     label_info: Mapped[Any | None] = mapped_column(JSON)
     class_of_value: Mapped[dict[str, Any] | None]
