@@ -96,6 +96,37 @@ def test_every_page_comes_through_with_the_headers(get: Callable[..., requests.R
     assert "nginx/" not in answer.headers["Server"]
 
 
+@pytest.mark.parametrize("origin", ["https://elsewhere.example", "http://127.0.0.1", "https://127.0.0.1", "null"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/datastore/"), ("OPTIONS", "/train/"), ("POST", "/train/"), ("POST", "/proxy/dicom/stow/studies")],
+)
+def test_website_elsewhere_may_ask_nothing(
+    get: Callable[..., requests.Response], method: str, path: str, origin: str
+) -> None:
+    """A page may send a POST without asking before: it would be done, though its answer is not shown to the page."""
+    answer = get(path, method, headers={"Origin": origin, "Access-Control-Request-Method": "POST"})
+    assert answer.status_code == 403 and "no website but its own" in answer.json()["detail"]
+    assert not [name for name in answer.headers if name.startswith("Access-Control-Allow")]
+    assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+
+
+def test_pages_of_the_server_itself_may_ask(nginx: Nginx, get: Callable[..., requests.Response]) -> None:
+    assert get("/info/", headers={"Origin": nginx.url}).status_code == 200
+    answer = get("/datastore/label?image=nobody", "PUT", files={"label": b"-"}, headers={"Origin": nginx.url})
+    assert answer.status_code == 404 and "nobody" in answer.json()["detail"]
+
+
+def test_server_without_the_proxy_lets_no_website_elsewhere_read(server: Server) -> None:
+    origin = {"Origin": "https://elsewhere.example"}
+    preflight = {**origin, "Access-Control-Request-Method": "PUT"}
+    for answer in (
+        requests.get(f"{server.url}/datastore/", headers=origin, timeout=30),
+        requests.options(f"{server.url}/datastore/", headers=preflight, timeout=30),
+    ):
+        assert not [name for name in answer.headers if name.startswith("Access-Control-Allow")]
+
+
 def test_page_without_its_slash_is_sent_to_itself_over_tls(nginx: Nginx, get: Callable[..., requests.Response]) -> None:
     answer = get("/coldstart")
     assert answer.status_code == 200 and answer.url == f"{nginx.url}/coldstart/"

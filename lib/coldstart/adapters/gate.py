@@ -27,6 +27,7 @@ from monailabel.endpoints.user import auth
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coldstart.adapters.checks import Asked, check
@@ -154,6 +155,9 @@ def install_gate(server: FastAPI, app: ColdStartApp) -> None:
     server.dependency_overrides[auth.get_current_user] = _checked_user_of(app)
     server.exception_handlers[HTTPException] = _answer
     server.exception_handlers[RequestValidationError] = _answer_validation
+    if not settings.MONAI_LABEL_CORS_ORIGINS:
+        # MONAI Label takes none for all: any website could read the studies through the browser of a colleague.
+        server.user_middleware = [one for one in server.user_middleware if one.cls is not CORSMiddleware]
     # Innermost, so that what refuses a request still gets the headers by which a browser may read it. Starlette builds
     # its stack before the app is loaded, and again when there is none.
     server.user_middleware.append(Middleware(Gate, realm=realm, metrics_open=app.campaign.settings.metrics_open))
