@@ -336,6 +336,14 @@ def test_embed_goes_on_where_images_arrived(run: Run, studies: Path, repository:
         (["status", "{tmp}/absent"], "absent', which does not exist"),
         (["plan", "{tmp}/file.png"], "which is a file"),
         (["plan", "{tmp}/empty"], "holds no images"),
+        (
+            ["plan", "{studies}", "--conf", "state_dir", "{tmp}/file.png"],
+            "--conf state_dir must be a folder; ",
+        ),
+        (
+            ["restore", "{tmp}/empty", "{tmp}/new"],
+            "empty is a folder",
+        ),
         (["embed", "{tmp}/broken", *CONF], "None of the 2 images can be used. The first:"),
         (["status", "{tmp}/empty"], "No campaign has begun for"),
         (["map", "{tmp}/empty"], "No campaign has begun for"),

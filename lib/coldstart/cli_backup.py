@@ -88,10 +88,9 @@ def _restore(archive: Path, studies: str, conf: dict[str, str], *, replace: bool
     try:
         with archive.open("rb"):
             pass
-    except FileNotFoundError as error:
-        raise InvalidInputError(
-            f"ARCHIVE must be a file that `coldstart backup` wrote; there is no {archive}."
-        ) from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        found = f"{archive} is a folder" if archive.is_dir() else f"there is no {archive}"
+        raise InvalidInputError(f"ARCHIVE must be a file that `coldstart backup` wrote; {found}.") from error
     except OSError as error:
         raise InvalidInputError(
             f"ARCHIVE must be a file that this user may read; {archive} cannot be read ({error.strerror}). Run the "

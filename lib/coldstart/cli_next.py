@@ -23,7 +23,7 @@ AUTOMATIC = "coldstart_al"
 def next_image(
     studies: Studies,
     annotator: Annotated[str | None, typer.Option(help="Who will label it; without it nobody in particular.")] = None,
-    strategy: Annotated[str, typer.Option(help="As a viewer lists them.")] = AUTOMATIC,
+    strategy: Annotated[str, typer.Option(help="As Slicer lists them, but `random`.")] = AUTOMATIC,
     alpha: Annotated[float | None, typer.Option(min=0, max=1, help="Distance against entropy, this once.")] = None,
     peek: Annotated[int | None, typer.Option(min=1, metavar="N", help="Show the next N, and reserve none.")] = None,
     preset: Preset = None,

@@ -281,19 +281,13 @@ def _open_campaign(app_dir: Path, studies: str, conf: dict[str, str]) -> Campaig
     settings = load_settings(conf, app_dir / "configs")
     resolve_device(settings.device)
     keep_within_limits(settings)
-    if settings.state_dir is not None:
-        _require_no_file("--conf state_dir", settings.state_dir.expanduser())
     if is_archive(studies):
         return Campaign(settings, state_folder(require_archive_address(studies), settings.state_dir))
-    _require_no_file("--studies", Path(studies))
+    if Path(studies).is_file():
+        raise InvalidInputError(
+            f"--studies must be a folder; {studies} is a file. Give another folder, or move the file."
+        )
     if SERVER_PID in os.environ and not Path(studies).is_dir():
         raise ImageError(f"The studies folder {studies} is away. If it is on a share, mount that again.")
     Path(studies).mkdir(parents=True, exist_ok=True)
     return Campaign(settings, state_folder(Path(studies), settings.state_dir))
-
-
-def _require_no_file(option: str, folder: Path) -> None:
-    if folder.is_file():
-        raise InvalidInputError(
-            f"{option} must be a folder; {folder} is a file. Give another folder, or move the file."
-        )

@@ -10,6 +10,8 @@ from pathlib import Path
 import platformdirs
 import psutil
 
+from coldstart.exceptions import InvalidInputError
+
 logger = logging.getLogger(__name__)
 
 FOLDER_NAME = "coldstart"
@@ -38,8 +40,17 @@ def state_folder(studies: Path | str, state_dir: Path | None = None) -> Path:
     Path
         `state_dir`; else `<studies>/coldstart` where that is a writable local file system; else a folder under
         the user's state folder, named by a hash of the studies' path or address.
+
+    Raises
+    ------
+    InvalidInputError
+        If `state_dir` is a file.
     """
     if state_dir is not None:
+        if state_dir.expanduser().is_file():
+            raise InvalidInputError(
+                f"--conf state_dir must be a folder; {state_dir} is a file. Give another folder, or move the file."
+            )
         folder, reason = state_dir.expanduser().resolve(), "as --conf state_dir says"
     elif isinstance(studies, str):
         folder, reason = _user_state(studies), "in the user's state folder, because the studies are in an archive"
