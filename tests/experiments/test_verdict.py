@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -163,6 +164,28 @@ def test_hd95_is_better_where_it_is_lower() -> None:
     assert comparison is not None
     assert judge(comparison, study.hd95) == "better"
     assert "HD95 (mm), where lower is better: better, -4.89" in str(verdict(study)[0])
+
+
+def test_hd95_carries_the_same_doubt_as_the_dice() -> None:
+    def values(title: str, budget: int, seed: int) -> tuple[float, float]:
+        return 0.9, 20.0 + seed - 5 * (title == OURS) + 0.1 * (seed % 3) * (title == OURS)
+
+    def words(n_seeds: int) -> str:
+        return str(verdict(study_of(values, seeds=SEEDS[:n_seeds], budgets=[8]))[0])
+
+    # all differences have one sign: p = 2 / 2**6 and 2 / 2**7, twice that as the Dice was looked at too
+    assert re.search(
+        r"better: better, -4\.\d+ \(.*?\)\. Wilcoxon p = 0\.062, allowing for 2 comparisons, those of the Dice among "
+        r"them, so this is likely rather than shown\.$",
+        words(6),
+        re.MULTILINE,
+    )
+    assert words(7).endswith("Wilcoxon p = 0.031, allowing for 2 comparisons, those of the Dice among them.")
+
+
+def test_hd95_without_an_outcome_has_no_test() -> None:
+    shown = str(verdict(study_of(shifts(alternating(0.001, 0.02))))[0])
+    assert "HD95 (mm), where lower is better: the same, +0.00 (+0.00 to +0.00).\n" in shown
 
 
 def needed(random: dict[int, float], ours: dict[int, float], budget: int = 8, jitter: float = 0.0) -> object:

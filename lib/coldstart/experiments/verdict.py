@@ -183,13 +183,25 @@ def signed(value: float, digits: int) -> str:
 
 def _finding(study: Study, line: Line, random: Line) -> Finding:
     found = {budget: study.compare(study.dice, line, random, budget) for budget in line.starts}
-    compared = {budget: comparison for budget, comparison in found.items() if comparison is not None}
-    adjusted = dict(zip(compared, holm([each.p_value for each in compared.values()]), strict=True))
     outcomes = [judge(each, study.dice) if each else "cannot tell" for each in found.values()]
     counts = [f"{word} at {outcomes.count(word)}" for word in get_args(Outcome) if word in outcomes]
     many = "1 budget" if len(found) == 1 else f"{len(found)} budgets"
     summary = f"{line.label} against random, by mean {study.dice.title} at {many}: {', '.join(counts)}."
-    return Finding(summary, [_at_budget(study, line, random, budget, adjusted) for budget in found])
+    dice = _adjusted(study, line, random, [study.dice])
+    # the Dice is what a study is about: who looks at HD95 too has looked twice
+    both = _adjusted(study, line, random, [study.dice, study.hd95])
+    return Finding(summary, [_at_budget(study, line, random, budget, dice, both) for budget in found])
+
+
+_Adjusted = Mapping[tuple[Metric, int], float]
+
+
+def _adjusted(study: Study, line: Line, random: Line, metrics: Sequence[Metric]) -> _Adjusted:
+    """Return the p-value of each metric at each budget that can be compared, adjusted for their number."""
+    places = [(metric, budget) for metric in metrics for budget in line.starts]
+    found = {(metric, budget): study.compare(metric, line, random, budget) for metric, budget in places}
+    p_values = {place: comparison.p_value for place, comparison in found.items() if comparison is not None}
+    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
 
 _WORDS: dict[Outcome, str] = {
@@ -200,7 +212,9 @@ _WORDS: dict[Outcome, str] = {
 }
 
 
-def _at_budget(study: Study, line: Line, random: Line, budget: int, adjusted: Mapping[int, float]) -> tuple[str, str]:
+def _at_budget(
+    study: Study, line: Line, random: Line, budget: int, dice: _Adjusted, both: _Adjusted
+) -> tuple[str, str]:
     comparison = study.compare(study.dice, line, random, budget)
     if comparison is None:
         return f"{budget} labels: cannot tell.", "No seed has both this and random yet."
@@ -214,14 +228,12 @@ def _at_budget(study: Study, line: Line, random: Line, budget: int, adjusted: Ma
         f"{budget} labels: {_WORDS[outcome]}.",
         f"Mean {study.dice.title} {np.mean(values):.4f} against {np.mean(others):.4f}: "
         f"{signed(comparison.difference.mean, study.dice.digits)} ({spread}). "
-        f"{_reason(comparison, outcome, study.dice, adjusted, budget)}"
-        f"{_labels_words(study, line, budget)}{_hd95_words(study, line, random, budget)}",
+        f"{_reason(comparison, outcome, study.dice, dice, budget)}"
+        f"{_labels_words(study, line, budget)}{_hd95_words(study, line, random, budget, both)}",
     )
 
 
-def _reason(
-    comparison: Comparison, outcome: Outcome, metric: Metric, adjusted: Mapping[int, float], budget: int
-) -> str:
+def _reason(comparison: Comparison, outcome: Outcome, metric: Metric, adjusted: _Adjusted, budget: int) -> str:
     n = comparison.difference.n
     if n == 1:
         return f"One seed says nothing about chance; run at least {MIN_SEEDS}."
@@ -235,8 +247,12 @@ def _reason(
     if outcome == "the same":
         return f"If there is a difference, it is smaller than {metric.draw_margin}."
     allowing = f", allowing for {len(adjusted)} budgets" if len(adjusted) > 1 else ""
-    doubt = "" if adjusted[budget] < SIGNIFICANCE else ", so this is likely rather than shown"
-    return f"Wilcoxon p = {adjusted[budget]:.2g}{allowing}{doubt}."
+    return _test_words(adjusted[metric, budget], allowing)
+
+
+def _test_words(p_value: float, allowing: str) -> str:
+    doubt = "" if p_value < SIGNIFICANCE else ", so this is likely rather than shown"
+    return f"Wilcoxon p = {p_value:.2g}{allowing}{doubt}."
 
 
 def _labels_words(study: Study, line: Line, budget: int) -> str:
@@ -246,15 +262,20 @@ def _labels_words(study: Study, line: Line, budget: int) -> str:
     return f" Random would have needed {needed} for this Dice."
 
 
-def _hd95_words(study: Study, line: Line, random: Line, budget: int) -> str:
+def _hd95_words(study: Study, line: Line, random: Line, budget: int, both: _Adjusted) -> str:
     comparison = study.compare(study.hd95, line, random, budget)
     if comparison is None or comparison.difference.interval is None:
         return ""
-    return (
-        f" {study.hd95.title}, where lower is better: {judge(comparison, study.hd95)}, "
+    outcome = judge(comparison, study.hd95)
+    words = (
+        f" {study.hd95.title}, where lower is better: {outcome}, "
         f"{signed(comparison.difference.mean, study.hd95.digits)} "
         f"({_from_to(comparison.difference.interval, study.hd95)})."
     )
+    if outcome in ("better", "worse"):
+        allowing = f", allowing for {len(both)} comparisons, those of the Dice among them"
+        words += f" {_test_words(both[study.hd95, budget], allowing)}"
+    return words
 
 
 def _from_to(interval: Interval, metric: Metric) -> str:
