@@ -272,3 +272,28 @@ def test_training_that_somebody_stopped_is_not_due_again(make_campaign) -> None:
     label(campaign, "p00")
     campaign.trainings.note_ended("It was stopped.")
     assert campaign.trainings.due() is None
+
+
+def test_labels_saved_during_a_training_that_somebody_stopped_are_new(make_campaign, monkeypatch) -> None:
+    campaign = make_campaign(retrain_every=3)
+    label(campaign, "p00")
+    begun_at = time.time()
+    time.sleep(0.01)
+    for image_id in ("p01", "p02", "p03"):
+        label(campaign, image_id)
+    campaign.trainings.note_ended("It was stopped.", begun_at)
+    found = campaign.trainings.due()
+    assert found is not None and found.sentence == "there are 3 new labels"
+    put_clock(monkeypatch, -HOUR)
+    campaign.trainings.note_ended("It was stopped.", begun_at - HOUR)
+    assert campaign.trainings.due() is None, "it would begin again by itself until the clock is there again"
+
+
+def test_label_that_another_training_learned_from_while_a_stopped_one_waited_is_not_new(make_campaign) -> None:
+    campaign = make_campaign(retrain_every=1, epochs=1)
+    asked_at = time.time()
+    time.sleep(0.01)
+    label(campaign, "p00")
+    trained(campaign)
+    campaign.trainings.note_ended("It was stopped.", asked_at)
+    assert campaign.trainings.due() is None

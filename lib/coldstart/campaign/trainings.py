@@ -12,7 +12,7 @@ from coldstart.campaign import learning
 from coldstart.campaign.learning import LabelledImages
 from coldstart.campaign.publishing import Publisher
 from coldstart.campaign.retraining import Due
-from coldstart.campaign.triggers import Triggers, ask, labels_to_learn_from
+from coldstart.campaign.triggers import Triggers, ask, is_learned, labels_to_learn_from
 from coldstart.exceptions import ModelError, StoreError
 from coldstart.segmentation import EpochReport, Evaluation, Model, resolve_device, train
 from coldstart.segmentation.card import Card, capped, least_bytes
@@ -116,25 +116,38 @@ class Trainings:
             model, evaluation, _ = self._publisher.check(model.version, where)
             return model, evaluation
 
-    def _begin_attempt(self, trigger: str | None, taken_at: float | None) -> dict[str, Any]:
-        """What is known of a training when it begins: a label that is saved from now on is new to the next one."""
+    def _begin_attempt(
+        self, trigger: str | None, taken_at: float | None, *, forget_newer: bool = False
+    ) -> dict[str, Any]:
+        """What is known of a training when it begins: a label that is saved from now on is new to the next one.
+
+        With `forget_newer` one from after `taken_at` is new too, unless the training before this one learned from it;
+        a time that is still to come is that of a clock that has been put back since.
+        """
         with self._store.reading() as session:
-            learned = {image_id: signature for image_id, signature, _ in labels_to_learn_from(session)}
+            labels, last = labels_to_learn_from(session), self.triggers.last_attempt(session)
         now = time.time()
+        taken_at = now if taken_at is None else taken_at
+        before = last.learned if last is not None else {}
         return {
             "began_at": now,
-            "taken_at": now if taken_at is None else taken_at,
-            "learned": learned,
+            "taken_at": taken_at,
+            "learned": {
+                image_id: signature
+                for image_id, signature, at in labels
+                if not (forget_newer and taken_at < at <= now) or is_learned(before, image_id, signature)
+            },
             "trigger": trigger,
         }
 
     def note_ended(self, reason: str, taken_at: float | None = None) -> None:
         """Note that a training was stopped, or failed: it does not begin again before there is a new reason.
 
-        What was asked after `taken_at`, by default now, is such a reason.
+        What was asked, or labelled, after `taken_at`, by default now, is such a reason.
         """
         try:
-            learning.record_refused(self._store, self._begin_attempt(None, taken_at), reason)
+            attempt = self._begin_attempt(None, taken_at, forget_newer=True)
+            learning.record_refused(self._store, attempt, reason)
         except StoreError as error:
             logger.warning("The training that has ended may begin again by itself: %s", error)
 

@@ -68,7 +68,7 @@ class Triggers:
                 self._labels = revision, labels_to_learn_from(session), _count_labelled(session)
             _, usable, n_labelled = self._labels
             learned = attempt.learned if attempt is not None else {}
-            new = [at for image_id, signature, at in usable if not _is_learned(learned, image_id, signature)]
+            new = [at for image_id, signature, at in usable if not is_learned(learned, image_id, signature)]
             size = session.scalar(select(Plan.size).order_by(Plan.id.desc()).limit(1))
             return Situation(
                 new_labels=new,
@@ -148,7 +148,8 @@ def _active_at(session: Session, now: float) -> float | None:
     return max((at for at in (clicked, saved) if at is not None), default=None)
 
 
-def _is_learned(learned: Mapping[str, str | None], image_id: str, signature: str) -> bool:
+def is_learned(learned: Mapping[str, str | None], image_id: str, signature: str) -> bool:
+    """Tell whether a label is among those that a training learned from, as it is now."""
     return image_id in learned and learned[image_id] in (None, signature)
 
 
