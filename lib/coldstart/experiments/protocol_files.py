@@ -14,6 +14,15 @@ from coldstart.experiments.protocol import Protocol, nearest
 
 FOLDER = Path(__file__).parent / "protocols"
 EXTENDS = "extends"
+_IN_PLAIN_WORDS = {
+    "tuple_type": "it must be a list, such as [4, 8]",
+    "dict_type": "it must be a mapping, with a value for each name, such as {lung: 1, heart: 2}",
+    "model_type": "it must be a mapping, with a value for each key, as in {key: value}",
+    "too_short": "the list has too few values",
+    "too_long": "the list has too many values",
+    "path_type": "it must be a path",
+}
+"""By the type of a fault, where pydantic's own message is of Python and not of YAML."""
 
 
 def protocol_names() -> list[str]:
@@ -106,7 +115,7 @@ def _sentence(fault: Mapping[str, Any], source: str) -> str:
     where = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
     if fault["type"] == "missing":
         return f"`{where}` is missing in {source}."
-    message = fault["msg"].removeprefix("Value error, ").rstrip(".")
+    message = _IN_PLAIN_WORDS.get(fault["type"], fault["msg"]).removeprefix("Value error, ").rstrip(".")
     if not where:
         return f"{source[0].upper()}{source[1:]} has a fault: {message}."
     received = "a fault" if isinstance(fault["input"], dict) else f"a bad value '{fault['input']}'"
