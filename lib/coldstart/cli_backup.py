@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from coldstart.cli_output import AsJson, Conf, Document, answer, console, pairs
-from coldstart.exceptions import InvalidInputError
+from coldstart.exceptions import ColdStartError, InvalidInputError
 
 
 def backup(
@@ -98,6 +98,7 @@ def _restore(archive: Path, studies: str, conf: dict[str, str], *, replace: bool
         ) from error
     named = conf.get("state_dir")
     where: Path | str
+    made = False
     if is_archive(studies):
         where = require_archive_address(studies)
         folder = cache_folder(where)
@@ -105,9 +106,15 @@ def _restore(archive: Path, studies: str, conf: dict[str, str], *, replace: bool
         where = folder = Path(studies).expanduser().resolve()
         if folder.exists() and not folder.is_dir():
             raise InvalidInputError(f"STUDIES must be a folder; {folder} is a file. Name another.")
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-    state = state_folder(where, None if named is None else Path(named))
-    restored = restore_backup(archive, state, folder, replace=replace, folder=isinstance(where, Path))
+    try:
+        state = state_folder(where, None if named is None else Path(named))
+        restored = restore_backup(archive, state, folder, replace=replace, folder=isinstance(where, Path))
+    except ColdStartError:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
     return {
         "studies": str(where),
         "state_dir": str(state),

@@ -274,3 +274,6 @@ def test_what_is_no_campaign_is_refused(archive: Path, tmp_path: Path) -> None:
     assert "there is no" in refusal("restore", tmp_path / "a.tar", tmp_path / "empty")
     assert "is a folder" in refusal("backup", tmp_path / "empty", tmp_path)
     assert not (tmp_path / "a.tar").exists()
+    (tmp_path / "a.tar").write_bytes(archive.read_bytes()[:5000])
+    refusal("restore", tmp_path / "a.tar", tmp_path / "new" / "studies")
+    assert not (tmp_path / "new" / "studies").exists()

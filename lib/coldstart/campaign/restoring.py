@@ -82,8 +82,8 @@ def restore_backup(archive: Path, state: Path, studies: Path, *, replace: bool, 
             "--replace."
         )
     with ExitStack() as stack:
-        near_studies = Path(stack.enter_context(_staging(studies)))  # goes last, as the state may be in it
         near_state = Path(stack.enter_context(_staging(state)))
+        near_studies = Path(stack.enter_context(_staging(studies)))
         roots = {STATE: near_state / STATE, STUDIES: near_studies / STUDIES, NAMED: near_state / STATE / NAMED}
         for root in roots.values():
             root.mkdir(parents=True)
