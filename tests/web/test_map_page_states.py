@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image as Picture
+from PIL import ImageColor
 from playwright.sync_api import BrowserContext, Route, expect
 
 from coldstart.adapters.inference import AttentionUnetInference
@@ -485,3 +486,47 @@ def test_page_follows_a_server_that_begins_again_with_another_database(
         window.wait("document.querySelector('#map').dataset.drawn === '5'")
         expect(window.panel).to_contain_text("The server has no image 'i5'")
         window.complaints = [one for one in window.complaints if "ERR_" not in one and "404" not in one]
+
+
+NUMBER_ABOVE_PX, RIGHT_PX, TOP_PX, SCALE = 22, 230, 50, 2
+"""Where a saved picture has the number of a cluster, its legend, and its map, in pixels of the page; their size."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_saved_picture_explains_its_colours(look: Callable[[str], MapWindow], tmp_path: Path, scheme: Any) -> None:
+    campaign, files = embedded(tmp_path, [f"i{number}" for number in range(12)], budget=6, k_max=3)
+    for who in ("ann", "ann", "ben"):
+        assert campaign.next_sample("cold_start", annotator=who) is not None
+    save_label(campaign, tmp_path / "label.png", "i1", "ann")
+    add_scoring(campaign)
+    of_an_image = "[...new Set(plot.data.slice(0, -1).flatMap(one => one.visible ? one.marker.color : []))]"
+    with serving(campaign, files) as url:
+        window = look(url)
+        window.page.emulate_media(color_scheme=scheme)
+
+        def saved(colour: str) -> np.ndarray:
+            window.open(colour=colour).save_by("Save the map as a picture").save_as(tmp_path / "map.png")
+            with Picture.open(tmp_path / "map.png") as picture:
+                return np.asarray(picture.convert("RGB"), dtype=int)
+
+        def has(pixels: np.ndarray, colour: tuple[int, ...]) -> bool:
+            return bool((abs(pixels - colour).max(axis=-1) <= 3).sum() > 50)
+
+        for colour in ("state", "cluster", "phase"):
+            legend = saved(colour)[:, -RIGHT_PX * SCALE :]
+            colours = [ImageColor.getrgb(one) for one in window.page.evaluate(of_an_image)]
+            assert len(colours) > 1 and all(has(legend, one) for one in colours), colour
+        legend = saved("entropy")[:, -RIGHT_PX * SCALE :]
+        for end in ("#00224e", "#707173", "#fee838"):
+            assert has(legend, ImageColor.getrgb(end)), "the scale has all of cividis"
+
+        pixels, table = saved("cluster"), window.table()
+        ink = np.array(ImageColor.getrgb("#1b2127" if scheme == "light" else "#e8ecf0"))
+        map_at = window.page.locator("#map").bounding_box()
+        assert map_at is not None
+        for row in [row for row, medoid in enumerate(table["medoid"]) if medoid]:
+            x, y = window.place_of(table["image_id"][row])
+            x, y = round((x - map_at["x"] + 10) * SCALE), round((y - map_at["y"] + TOP_PX) * SCALE)
+            assert (abs(pixels[y - 3 : y + 4, x - 3 : x + 4] - ink).max(axis=-1) > 20).all(), "nothing on the point"
+            number = pixels[y - NUMBER_ABOVE_PX * SCALE - 12 : y - NUMBER_ABOVE_PX * SCALE + 12, x - 9 : x + 10]
+            assert (abs(number - ink).max(axis=-1) < 20).sum() > 20, "the number above it"

@@ -71,7 +71,7 @@ export const COLOURS = {
   state: { word: "Label state", about: "What became of an image; the same that its shape says." },
 };
 
-const CIVIDIS = [
+export const CIVIDIS = [
   "#00224e",
   "#123570",
   "#3b496c",
@@ -160,17 +160,22 @@ function mixed(share) {
   return `rgb(${low.map((value, i) => Math.round(value + (high[i] - value) * (at - below))).join()})`;
 }
 
-/** Entries of the legend for what is on the map: of the shapes, and of the colours. */
+/** Entries of the legend for what is on the map: of the shapes, and of the colours, which may be a scale of amounts. */
 export function legendEntries() {
   const { map } = known,
     rows = map.image_id.keys();
   const states = LEGEND_ORDER.map(state => ({
     state,
     ...STATES[state],
+    colour: shown.colour === "state" ? kindColour("state", state) : undefined,
     n: map.state.filter(one => one === state).length,
   }));
   const shapes = [...states, { ...MEDOID, n: map.medoid.filter(Boolean).length }].filter(one => one.n);
-  if (shown.colour === "entropy" || shown.colour === "state") return { shapes, colours: [] };
+  if (shown.colour === "state") return { shapes, colours: [] };
+  if (shown.colour === "entropy") {
+    const [low, high] = amountRange();
+    return { shapes, colours: [], scale: { low, high, ends: [`${number(low)}, sure`, `${number(high)}, unsure`] } };
+  }
   const colours = new Map();
   for (const row of rows) {
     const value = map[shown.colour][row];
@@ -214,12 +219,12 @@ export function symbol(name, colour = "currentColor") {
 
 /** The legend below the map. */
 export function legend() {
-  const { shapes, colours } = legendEntries();
+  const { shapes, colours, scale } = legendEntries();
   const shape = one =>
     h(
       "li",
       {},
-      symbol(one.symbol, shown.colour === "state" && one.state ? kindColour("state", one.state) : undefined),
+      symbol(one.symbol, one.colour),
       term(one.word, `${one.about} ${count(one.n, "image")}.`),
       h("b", {}, one.n.toLocaleString()),
     );
@@ -231,9 +236,8 @@ export function legend() {
       one.about ? term(one.word, one.about) : h("span", {}, one.word),
       h("b", {}, one.n.toLocaleString()),
     );
-  const ends = amountRange().map(amount => number(amount));
-  const bar = h("i", { style: `background: linear-gradient(90deg, ${CIVIDIS})` });
-  const ramp = h("li", { class: "ramp" }, `${ends[0]}, sure`, bar, `${ends[1]}, unsure`);
+  const ramp = ({ ends: [sure, unsure] }) =>
+    h("li", { class: "ramp" }, sure, h("i", { style: `background: linear-gradient(90deg, ${CIVIDIS})` }), unsure);
   const heading = term(COLOURS[shown.colour].word, COLOURS[shown.colour].about);
   if (shown.colour === "state") return [h("ul", { "aria-label": "Shapes and colours" }, shapes.map(shape))];
   return [
@@ -242,7 +246,7 @@ export function legend() {
       "ul",
       { "aria-label": "Colours" },
       h("li", { class: "heading" }, heading),
-      shown.colour === "entropy" ? ramp : colours.map(colour),
+      scale ? ramp(scale) : colours.map(colour),
     ),
   ];
 }

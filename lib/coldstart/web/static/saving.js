@@ -3,8 +3,10 @@
 import { blob, Refused } from "./api.js";
 import { $, announce, explain, h, hideTip } from "./dom.js";
 import { config, currentView, labels, layout, plotly, stage, traces } from "./map.js";
-import { COLOURS, legendEntries, theme } from "./marks.js";
+import { CIVIDIS, COLOURS, legendEntries, theme } from "./marks.js";
 import { known, shown } from "./state.js";
+
+const ABOVE_PX = 22; // as in style.css: the number of a cluster stands above its centre
 
 export async function savePng() {
   const { campaign } = known,
@@ -37,22 +39,19 @@ async function asPng(title, entries) {
   const Plotly = await plotly,
     look = theme(),
     [left, right, bottom, top] = currentView();
-  const dummy = (name, marker) => ({
-    type: "scatter",
-    mode: "markers",
-    x: [null],
-    y: [null],
-    name,
-    marker,
-    hoverinfo: "skip",
-    showlegend: true,
-  });
+  const { word } = COLOURS[shown.colour];
+  const dummy = (marker, more) => ({ type: "scatter", mode: "markers", x: [null], y: [null], marker, ...more });
+  const entry = (one, symbol, colour) =>
+    dummy(
+      { symbol, size: 10, color: colour },
+      { name: `${one.word} (${one.n})`, showlegend: true, legendgroup: "shapes" },
+    );
+  const heading = { legendgroup: "colours", legendgrouptitle: { text: word } };
   const data = [
     ...traces().map(trace => ({ ...trace, showlegend: false })),
-    ...entries.shapes.map(one => dummy(`${one.word} (${one.n})`, { symbol: one.symbol, size: 10, color: look.ink })),
-    ...entries.colours.map(one =>
-      dummy(`${one.heading ?? ""}${one.word} (${one.n})`, { symbol: "circle", size: 10, color: one.colour }),
-    ),
+    ...entries.shapes.map(one => entry(one, one.symbol, one.colour ?? look.ink)),
+    ...entries.colours.map(one => ({ ...entry(one, "circle", one.colour), ...heading })),
+    ...(entries.scale ? [dummy(amounts(word, entries.scale), { showlegend: false })] : []),
   ];
   const annotations = labels()
     .filter(({ kind }) => kind !== "cursor")
@@ -61,8 +60,9 @@ async function asPng(title, entries) {
       y,
       text: kind === "selected" ? "◯" : `<b>${text}</b>`,
       showarrow: false,
+      yshift: kind === "cluster" ? ABOVE_PX : 0,
       font: { size: kind === "selected" ? 30 : 15, color: kind === "cluster" ? look.ink : look.accent },
-      bgcolor: kind === "pick" ? look.surface : "rgba(0,0,0,0)",
+      bgcolor: { pick: look.surface, cluster: `${look.surface}b0` }[kind] ?? "rgba(0,0,0,0)",
     }));
   const { clientWidth: width, clientHeight: height } = stage;
   const figure = {
@@ -80,3 +80,24 @@ async function asPng(title, entries) {
     { format: "png", width: width + 230, height: height + 60, scale: 2 },
   );
 }
+
+/** A marker that brings the scale of the amounts below the legend. */
+const amounts = (word, { low, high, ends }) => ({
+  color: [low],
+  cmin: low,
+  cmax: Math.max(high, low + 1e-9),
+  colorscale: CIVIDIS.map((colour, step) => [step / (CIVIDIS.length - 1), colour]),
+  showscale: true,
+  colorbar: {
+    title: { text: word, side: "right", font: { size: 13 } },
+    x: 1.02,
+    y: 0,
+    yanchor: "bottom",
+    lenmode: "pixels",
+    len: 150,
+    thickness: 14,
+    outlinewidth: 0,
+    tickvals: [low, high],
+    ticktext: ends,
+  },
+});
