@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import socket
 import sys
 import time
@@ -208,8 +207,7 @@ def _simulate(
     images: Path, labels: Path, held_out: Path | None, output: Path, conf: dict[str, str], *, n_active: int
 ) -> None:
     from coldstart.adapters.server import APP_FOLDER, Server
-    from coldstart.adapters.simulation import SimulatedAnnotator, connect
-    from coldstart.campaign import read_held_out
+    from coldstart.adapters.simulation import SimulatedAnnotator, connect, copy_studies
     from coldstart.campaign.figure import draw_map, map_points
     from coldstart.settings import load_settings
     from coldstart.store import FILE_NAME, Store
@@ -217,7 +215,7 @@ def _simulate(
     started = time.monotonic()
     settings = conf if held_out is None else {**conf, "heldout": str(held_out.resolve())}
     load_settings(settings, APP_FOLDER / "configs")
-    studies = _copy_studies(images, labels, read_held_out(held_out), output)
+    studies = copy_studies(images, labels, held_out, output)
     terminal = _Terminal()
     with ExitStack() as stack:
         with terminal.waiting("the server starts"):
@@ -238,29 +236,6 @@ def _simulate(
     console.print(
         f"Took {seconds:.0f} s. Map: {map_path}   Log: {log_path}   Database: {state / FILE_NAME}", soft_wrap=True
     )
-
-
-def _copy_studies(images: Path, labels: Path, held_out: frozenset[str], output: Path) -> Path:
-    """Copy the images, and of the labels only those of held-out images: the annotator gives the others."""
-    from coldstart.images import image_suffix
-
-    files = sorted(path for path in images.iterdir() if path.is_file() and image_suffix(path))
-    if not files:
-        raise InvalidInputError(f"{images} must hold images; it holds none. Name the folder that has the files in it.")
-    marker = output / ".coldstart-simulation"
-    if output.exists() and any(output.iterdir()) and not marker.exists():
-        raise InvalidInputError(
-            f"{output} is not empty and was not written by a simulation, so it is left alone. Name another --output."
-        )
-    shutil.rmtree(output, ignore_errors=True)
-    studies, final = output / "studies", output / "studies" / "labels" / "final"
-    final.mkdir(parents=True)
-    marker.touch()
-    for file in files:
-        shutil.copyfile(file, studies / file.name)
-        if file.name.removesuffix(image_suffix(file)) in held_out and (labels / file.name).is_file():
-            shutil.copyfile(labels / file.name, final / file.name)
-    return studies
 
 
 def _join_conf(arguments: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ a second training.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from typing import Any, Protocol
 from monailabel.client import MONAILabelClient
 
 from coldstart.adapters.app import MODEL_NAME
-from coldstart.exceptions import ColdStartError
+from coldstart.campaign import read_held_out
+from coldstart.exceptions import ColdStartError, InvalidInputError
+from coldstart.images import image_suffix
 
 POLL_S = 0.5
 STRATEGY = "coldstart_al"
@@ -52,6 +55,54 @@ class CampaignLog:
 def connect(url: str, client_id: str = "simulated-annotator") -> MONAILabelClient:
     """MONAI Label's own client of a server, under a name of its own."""
     return MONAILabelClient(url, client_id=client_id)
+
+
+def copy_studies(images: Path, labels: Path, held_out: Path | None, output: Path) -> Path:
+    """Copy the images, and of the labels only those of held-out images: the annotator gives the others.
+
+    Parameters
+    ----------
+    images, labels : Path
+        Folders; neither they nor `held_out` may lie in `output`.
+    held_out : Path or None
+        File with the ids of the held-out images.
+    output : Path
+        Folder that is emptied first, if a simulation wrote it.
+
+    Returns
+    -------
+    studies : Path
+        Folder of the copies.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no images, or `output` must not be emptied.
+    """
+    files = sorted(path for path in images.iterdir() if path.is_file() and image_suffix(path))
+    if not files:
+        raise InvalidInputError(f"{images} must hold images; it holds none. Name the folder that has the files in it.")
+    for source in (images, labels, *([held_out] if held_out is not None else [])):
+        if source.resolve().is_relative_to(output.resolve()):
+            raise InvalidInputError(
+                f"--output must be a folder that may be emptied; got {output}, and {source} lies in it. Name another "
+                "--output."
+            )
+    marker = output / ".coldstart-simulation"
+    if output.exists() and any(output.iterdir()) and not marker.exists():
+        raise InvalidInputError(
+            f"{output} is not empty and was not written by a simulation, so it is left alone. Name another --output."
+        )
+    ids = read_held_out(held_out)
+    shutil.rmtree(output, ignore_errors=True)
+    studies, final = output / "studies", output / "studies" / "labels" / "final"
+    final.mkdir(parents=True)
+    marker.touch()
+    for file in files:
+        shutil.copyfile(file, studies / file.name)
+        if file.name.removesuffix(image_suffix(file)) in ids and (labels / file.name).is_file():
+            shutil.copyfile(labels / file.name, final / file.name)
+    return studies
 
 
 class SimulatedAnnotator:
