@@ -94,7 +94,7 @@ class Settings(BaseModel):
     retrain_at: tuple[str, ...] = Field(
         (), description="times of day at which new labels are learned from, by the server's clock; none is never"
     )
-    retrain_at_budget: bool = Field(True, description="train the first model when the cold-start budget is labelled")
+    retrain_at_budget: bool = Field(True, description="train when the cold-start budget is labelled")
     publish_margin: float = Field(
         0.02, ge=0, le=1, description="by how much the Dice of a new model may be below that of the model in use"
     )

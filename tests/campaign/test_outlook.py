@@ -13,7 +13,7 @@ from coldstart.campaign.retraining import Situation
 
 
 def words(options: dict[str, Any], **values: Any) -> list[str]:
-    plain: dict[str, Any] = {"new_labels": [], "n_labelled": 4, "n_planned": 6, "has_model": False}
+    plain: dict[str, Any] = {"new_labels": [], "n_labelled": 4, "n_planned": 6, "n_learned": 0, "has_model": False}
     plain |= {"trained_at": None, "asked_at": None, "active_at": None, **values}
     return triggers_in_words(Situation(**plain), case.make_settings(**{"retrain_at_budget": False, **options}))
 
@@ -41,11 +41,10 @@ def test_trigger_is_said_in_words(options: dict[str, Any], values: dict[str, Any
     assert words(options, **values) == [expected]
 
 
-def test_first_model_ends_the_wait_for_the_budget() -> None:
-    assert words({"retrain_at_budget": True, "retrain_at": ("02:00", "12:30")}, has_model=True, new_labels=[1.0]) == [
-        "at 02:00",
-        "at 12:30",
-    ]
+def test_model_of_the_whole_budget_ends_the_wait_for_it() -> None:
+    options = {"retrain_at_budget": True, "retrain_at": ("02:00", "12:30")}
+    assert words(options, has_model=True, n_learned=6, new_labels=[1.0]) == ["at 02:00", "at 12:30"]
+    assert words(options, has_model=True, n_learned=1, new_labels=[1.0] * 3)[0].startswith("when the first batch is")
 
 
 def test_outlook_follows_labels_and_trainings(make_campaign: Any) -> None:

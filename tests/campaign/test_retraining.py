@@ -23,6 +23,7 @@ def situation(**values: object) -> Situation:
         new_labels=[],
         n_labelled=20,
         n_planned=10,
+        n_learned=10,
         has_model=True,
         trained_at=None,
         asked_at=None,
@@ -37,7 +38,7 @@ def due(now: float = NOON, options: dict[str, object] | None = None, **values: o
     return None if found is None else found.trigger
 
 
-def test_nothing_is_due_by_default_once_there_is_a_model() -> None:
+def test_nothing_is_due_by_default_once_there_is_a_model_of_the_whole_budget() -> None:
     found = training_due(situation(new_labels=[NOON - 90 * HOUR] * 50), case.make_settings(), NOON)
     assert found is None
 
@@ -48,6 +49,9 @@ def test_budget_is_due_with_the_last_label_of_the_cold_start_and_no_model() -> N
     assert due(options=on, **new, n_labelled=10) == "budget"
     assert due(options=on, **new, n_labelled=9) is None
     assert due(options=on, **{**new, "has_model": True}, n_labelled=10) is None
+    assert due(options=on, new_labels=[NOON], n_learned=9, n_labelled=10) == "budget", "a model of fewer labels"
+    assert due(options=on, new_labels=[NOON], n_learned=8, n_labelled=9) is None
+    assert due(options=on, n_learned=9, n_labelled=10) is None, "nothing is new"
     assert due(options=on, has_model=False, n_labelled=10) is None, "it failed on these labels a moment ago"
     assert due(**new, n_labelled=10) is None, "switched off"
 
@@ -297,3 +301,26 @@ def test_label_that_another_training_learned_from_while_a_stopped_one_waited_is_
     trained(campaign)
     campaign.trainings.note_ended("It was stopped.", asked_at)
     assert campaign.trainings.due() is None
+
+
+def test_budget_is_due_after_earlier_trainings_and_when_it_is_raised(make_campaign) -> None:
+    campaign = make_campaign(budget=3, epochs=1, retrain_at_budget=True)
+    first, *others = case.planned(campaign)[:3]
+    label(campaign, first)
+    trained(campaign)
+    for image_id in others:
+        assert campaign.trainings.due() is None
+        label(campaign, image_id)
+    assert campaign.trainings.due().trigger == "budget"
+    campaign.trainings.note_ended("It was stopped.")
+    assert campaign.trainings.due() is None
+    trained(campaign)
+    label(campaign, first, values=(2,))
+    assert campaign.trainings.due() is None, "that was the budget"
+    label(campaign, "p20")
+    label(campaign, "p21", values=(7,))
+    raised = make_campaign(budget=5, epochs=1, retrain_at_budget=True)
+    assert raised.trainings.due().trigger == "budget"
+    trained(raised)
+    assert raised.trainings.due() is None
+    assert raised.trainings.triggers.situation(raised.settings).awaits_budget is False, "one of 5 labels is of no use"

@@ -63,7 +63,7 @@ def _hindrance(campaign: Campaign) -> str | None:
 def triggers_in_words(situation: Situation, settings: Settings) -> list[str]:
     """Say what makes the server train by itself, as the end of a sentence that begins with 'A training begins'."""
     n_new, words = len(situation.new_labels), []
-    if settings.retrain_at_budget and not situation.has_model:
+    if settings.retrain_at_budget and situation.awaits_budget:
         words.append(f"when the first batch is labelled ({situation.n_labelled} of {situation.n_planned})")
     if settings.retrain_every:
         left = max(0, settings.retrain_every - n_new)

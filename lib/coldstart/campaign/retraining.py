@@ -49,6 +49,8 @@ class Situation:
         When each label was noticed that the last training did not learn from as it is now.
     n_labelled, n_planned : int
         Images labelled, and those that the cold start asks for.
+    n_learned : int
+        Labels that the last training learned from, or that no training can learn from.
     has_model : bool
         Whether a model is in use.
     trained_at : float or None
@@ -62,10 +64,16 @@ class Situation:
     new_labels: Sequence[float]
     n_labelled: int
     n_planned: int
+    n_learned: int
     has_model: bool
     trained_at: float | None
     asked_at: float | None
     active_at: float | None
+
+    @property
+    def awaits_budget(self) -> bool:
+        """Whether no training has yet had all that the cold start asks for, or none gave a model."""
+        return not self.has_model or self.n_learned < self.n_planned
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def training_due(situation: Situation, settings: Settings, now: float) -> Due | 
     if not new:
         return None
     count = f"{len(new)} new label{'s' if len(new) > 1 else ''}"
-    if settings.retrain_at_budget and not situation.has_model and situation.n_labelled >= situation.n_planned > 0:
+    if settings.retrain_at_budget and situation.awaits_budget and situation.n_labelled >= situation.n_planned > 0:
         return Due("budget", f"the {situation.n_planned} images of the cold start are labelled")
     if 0 < settings.retrain_every <= len(new):
         return Due("labels", f"there {'are' if len(new) > 1 else 'is'} {count}")

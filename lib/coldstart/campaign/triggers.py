@@ -20,6 +20,8 @@ from coldstart.store.schema import Base
 
 ASKED = "training_asked"
 """Kind of the line in the log that somebody asked for a training."""
+TO_LEARN_FROM = (Image.present, ~Image.held_out, Image.problem.is_(None), Label.problem.is_(None))
+"""Which labels a training learns from."""
 _ENDS = (TRAINED, REFUSED)
 _LINES = Base.metadata.tables["decisions"]
 
@@ -74,6 +76,7 @@ class Triggers:
                 new_labels=new,
                 n_labelled=n_labelled,
                 n_planned=settings.budget if size is None else min(settings.budget, size),
+                n_learned=len(learned) + n_labelled - len(usable),
                 has_model=newest_model(session) is not None,
                 trained_at=attempt.began_at if attempt is not None else None,
                 asked_at=_asked_at(session, attempt),
@@ -115,8 +118,7 @@ def asked_request(store: Store) -> dict[str, Any]:
 
 def labels_to_learn_from(session: Session) -> list[tuple[str, str, float]]:
     """Image id, signature and time of noticing of each label that a training beginning now would learn from."""
-    usable = (Image.present, ~Image.held_out, Image.problem.is_(None), Label.problem.is_(None))
-    found = select(Image.image_id, Label.signature, inventory.NOTICED_AT).join(Label).where(*usable)
+    found = select(Image.image_id, Label.signature, inventory.NOTICED_AT).join(Label).where(*TO_LEARN_FROM)
     return list(session.execute(found.order_by(Image.image_id)).tuples())
 
 
