@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coldstart.adapters.simulation import copy_studies
+from coldstart.adapters.simulation import copy_studies, label_of
 from coldstart.exceptions import InvalidInputError
 
 
@@ -38,6 +38,23 @@ def test_folder_that_the_input_lies_in_is_not_emptied(tmp_path: Path, inside: st
     with pytest.raises(InvalidInputError, match=r"lies in it\. Name another --output\."):
         copy_studies(images, labels, held_out, output)
     assert sorted(output.rglob("*")) == before
+
+
+def test_held_out_labels_of_another_file_type_are_copied_by_their_ids(tmp_path: Path) -> None:
+    images = made(tmp_path / "images", "a[1].png", "b.PNG", "c.png", "c.d.png", "e.png")
+    labels = made(tmp_path / "labels", "a[1].nii.gz", "b.nrrd", "c.png", "c.tif", "c.d.nii.gz", "e.nii.gz", "a1.png")
+    held_out = ids(tmp_path, "a[1]", "b", "c")
+    studies = copy_studies(images, labels, held_out, tmp_path / "out")
+    copied = sorted(path.name for path in (studies / "labels" / "final").iterdir())
+    assert copied == ["a[1].nii.gz", "b.nrrd", "c.png"]
+
+
+def test_label_is_found_by_the_id_of_its_image_and_by_no_other(tmp_path: Path) -> None:
+    labels = made(tmp_path / "labels", "a1.png", "a[1].nii.gz", "c.d.png", "c.nrrd", "c.tif", "notes.txt")
+    assert label_of(labels, "a[1].png") == labels / "a[1].nii.gz"
+    assert label_of(labels, "c.png") == labels / "c.nrrd"
+    assert label_of(labels, "c.tif") == labels / "c.tif"
+    assert label_of(labels, "notes.png") is None
 
 
 def test_folder_of_an_earlier_simulation_is_emptied(tmp_path: Path) -> None:

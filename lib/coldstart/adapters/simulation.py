@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from monailabel.client import MONAILabelClient
 
 from coldstart.adapters.app import MODEL_NAME
+from coldstart.adapters.datastore_folder import split_name
 from coldstart.campaign import read_held_out
 from coldstart.exceptions import ColdStartError, InvalidInputError
 from coldstart.images import image_suffix
@@ -100,9 +101,18 @@ def copy_studies(images: Path, labels: Path, held_out: Path | None, output: Path
     marker.touch()
     for file in files:
         shutil.copyfile(file, studies / file.name)
-        if file.name.removesuffix(image_suffix(file)) in ids and (labels / file.name).is_file():
-            shutil.copyfile(labels / file.name, final / file.name)
+        if split_name(file.name)[0] in ids and (label := label_of(labels, file.name)) is not None:
+            shutil.copyfile(label, final / label.name)
     return studies
+
+
+def label_of(labels: Path, image_name: str) -> Path | None:
+    """Find the label of an image in a folder: the file of the same name, else the first of the same id."""
+    if (same := labels / image_name).is_file():
+        return same
+    image_id = split_name(image_name)[0]
+    of_id = (path for path in labels.iterdir() if split_name(path.name)[0] == image_id and path.is_file())
+    return min(of_id, default=None)
 
 
 class SimulatedAnnotator:
@@ -113,7 +123,7 @@ class SimulatedAnnotator:
     client : MONAILabelClient
         Of the server, or what has its methods, such as the client in 3D Slicer's plugin.
     labels : Path
-        Folder with one label file for each image, of the same name.
+        Folder with one label file for each image, of the same name but for the suffix.
     observer : Observer
         Is told what happens.
     """
@@ -191,13 +201,10 @@ class SimulatedAnnotator:
         return status if status.get("id") == task_id else {"status": "SUBMITTED", "details": []}
 
     def _label_of(self, sample: dict[str, Any]) -> Path:
-        path = self._labels / Path(sample["path"]).name
-        if path.is_file():
-            return path
-        others = sorted(self._labels.glob(f"{sample['id']}.*"))
-        if not others:
-            raise SimulationError(f"{self._labels} has no label for image '{sample['id']}'. Add {path.name}.")
-        return others[0]
+        name = Path(sample["path"]).name
+        if (label := label_of(self._labels, name)) is None:
+            raise SimulationError(f"{self._labels} has no label for image '{sample['id']}'. Add {name}.")
+        return label
 
 
 class SilentObserver:
