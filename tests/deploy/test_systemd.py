@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from monailabel import main
 
 SERVICES = ["coldstart_al@.service", "coldstart_al-backup@.service"]
 
@@ -66,6 +68,24 @@ def test_exposure_is_below_4(root: Path, repository: Path, unit: str) -> None:
     assert ended.returncode == 0, ended.stdout[-300:]
     exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", ended.stdout)
     assert exposure and float(exposure[1]) < 4.0
+
+
+def test_upgrade_to_a_new_tree_makes_the_folders_that_the_server_may_not(repository: Path, tmp_path: Path) -> None:
+    """The page's own commands, on a system whose new tree has none of the folders that MONAI Label wants in the app."""
+    if shutil.which("systemd-tmpfiles") is None or os.geteuid():
+        pytest.skip("systemd-tmpfiles is not installed, or may not give folders to others")
+    (folders,) = re.findall(r"dirs = \[(.*)\]", inspect.getsource(main))
+    block = (repository / "docs" / "deploy.md").read_text().partition("\n## Upgrade\n")[2].split("```")[1]
+    before_start = block.partition("systemctl start")[0].replace("sudo ", "").replace("/etc/", f"{tmp_path}/etc/")
+    for program in ("systemd-sysusers", "systemd-tmpfiles"):
+        before_start = before_start.replace(program, f"{program} --root={tmp_path}")
+    for name in ("sysusers.d", "tmpfiles.d"):
+        (tmp_path / "etc" / name).mkdir(parents=True)
+    for line in before_start.splitlines():
+        if "sysusers" in line or "tmpfiles" in line:
+            subprocess.run(line, shell=True, check=True, cwd=repository, timeout=60)
+    made = {path.name for path in (tmp_path / "opt" / "coldstart_al" / "apps" / "coldstart_al").glob("*")}
+    assert made == set(re.findall(r"\w+", folders))
 
 
 def test_command_of_the_units_is_the_command_line(root: Path, repository: Path) -> None:
