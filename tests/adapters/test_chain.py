@@ -34,7 +34,7 @@ from coldstart.exceptions import ModelError
 from coldstart.segmentation import Model
 from coldstart.settings import Settings
 
-SETTINGS = Settings(labels={"disc": 1}, spatial_dims=2, spatial_size=(32, 32), encoder="descriptor", budget=3)
+SETTINGS = Settings(labels={"disc": 1}, spatial_dims=2, spatial_size=(32, 32), encoder="descriptor", budget=3, epochs=3)
 
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -142,6 +142,22 @@ def test_click_before_a_training_with_other_settings_has_begun_is_not_forgotten(
     task["status"] = "DONE"
     due = campaign.trainings.due()
     assert due is not None and due.trigger == "asked" and asked_request(campaign.store) == {}
+
+
+@pytest.mark.parametrize("first", [{}, {"max_epochs": "1"}])
+@pytest.mark.parametrize("then", [{}, {"max_epochs": "2"}])
+def test_training_that_is_asked_for_while_a_plain_one_waits_is_that_one(
+    campaign: Campaign, chain: Chain, first: dict[str, Any], then: dict[str, Any]
+) -> None:
+    label(campaign, "a")
+    task = queue("SUBMITTED", **first)
+    ask(campaign.store, None, task["request"], at=task["request"][QUEUED_AT])
+    time.sleep(0.01)
+    ask(campaign.store, "ann", then)  # of the command line, without the server
+    AttentionUnetTraining(campaign)({"model": "attention_unet", **task["request"]}, None)
+    task["status"] = "DONE"
+    due = campaign.trainings.due()
+    assert (due is None) is (not first and not then), "each other wish has a training of its own"
 
 
 def test_click_beside_a_training_that_waits_joins_it(campaign: Campaign, chain: Chain) -> None:

@@ -18,6 +18,7 @@ from coldstart.adapters.chain import QUEUED_AT, TRAINING_LOCK, TRIGGER
 from coldstart.adapters.errors import answered
 from coldstart.adapters.training_stats import OF_THE_MODEL, RunningStats, read_stats, write_stats
 from coldstart.campaign import Campaign
+from coldstart.campaign.triggers import asked_request
 from coldstart.exceptions import ColdStartError, InvalidInputError
 from coldstart.memory import give_back
 from coldstart.segmentation import Evaluation, Model
@@ -149,7 +150,7 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
                     rank=rank,
                     world_size=world_size if multi_gpu else 1,
                     trigger=request.get(TRIGGER),
-                    taken_at=request.get(QUEUED_AT),
+                    taken_at=self._taken_at(request),
                 )
         finally:
             give_back()  # where the server trained in its own process
@@ -159,6 +160,11 @@ class AttentionUnetTraining(BasicTrainTask):  # type: ignore[misc]
         write_stats(Path(self._stats_path), stats)
         logger.info("Model %s: %s", model.version, _sentence(evaluation))
         return stats
+
+    def _taken_at(self, request: Mapping[str, Any]) -> float | None:
+        """Until when what is asked is asked of this training; None for its beginning, if all want the same of it."""
+        is_for_all = self.is_plain(request) and self.is_plain(asked_request(self._campaign.store))
+        return None if is_for_all else request.get(QUEUED_AT)
 
     def _found(self, model: Model, evaluation: Evaluation | None) -> dict[str, Any]:
         """What the stats say of a training's model."""
