@@ -86,11 +86,24 @@ def test_images_and_labels_are_counted(campaign: Campaign) -> None:
     assert counted == {"pool": 7, "held_out": 1, "set_aside": 1}
     assert value(found, "coldstart_images_unlabelled") == 5
     assert value(found, "coldstart_labels", kind="total") == 3
-    assert value(found, "coldstart_labels", kind="usable") == 2
+    assert value(found, "coldstart_labels", kind="usable") == 1, "i1's is no label of it, and i7 is held out"
     assert value(found, "coldstart_budget") == BUDGET
     size = value(found, "coldstart_database_bytes")
     assert size is not None and size >= campaign.store.path.stat().st_size
     assert value(found, "coldstart_app_info", version="1.2") == 1
+
+
+def test_labels_of_images_that_are_away_or_set_aside_are_no_labels_to_learn_from(campaign: Campaign) -> None:
+    for image_id in ("i0", "i1", "i2"):
+        label(campaign, image_id)
+    with campaign.store.writing() as session:
+        session.execute(update(Image).where(Image.image_id == "i0").values(present=False))
+        session.execute(update(Image).where(Image.image_id == "i1").values(problem="It cannot be read."))
+    found = read(Metrics(sources(campaign)))
+    assert {kind: value(found, "coldstart_labels", kind=kind) for kind in ("total", "usable")} == {
+        "total": 3,
+        "usable": 1,
+    }
 
 
 def test_clicks_are_counted_by_what_became_of_them(campaign: Campaign) -> None:

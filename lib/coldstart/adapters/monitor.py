@@ -17,7 +17,7 @@ from monailabel.utils.async_tasks.utils import tasks as monailabel_tasks
 from starlette.middleware import Middleware
 
 from coldstart.adapters.archive import ArchiveDatastore
-from coldstart.adapters.chain import TIMES
+from coldstart.adapters.chain import TIMES, TRIGGER
 from coldstart.adapters.errors import AppError
 from coldstart.adapters.gate import user_of
 from coldstart.adapters.tasks import KINDS, STATES, Tasks
@@ -38,7 +38,7 @@ DISK_LOW = GIB
 MEMORY_LOW = GIB // 2
 """Free memory below which the system may end a process at any time."""
 
-_PARTS = {"embedding": ("embedding",), "scoring": ("entropy", "prelabel"), "training": ("train",)}
+_PARTS = {"embedding": ("embedding",), "scoring": ("entropy", "prelabel")}
 
 
 def install_monitor(server: FastAPI, app: ColdStartApp, tasks: Tasks, watches: Iterable[Watch]) -> None:
@@ -96,12 +96,18 @@ def _checks(app: ColdStartApp, tasks: Tasks, watches: tuple[Watch, ...]) -> dict
         states, errors = tasks.states(), tasks.errors()
         return next((errors[name] for name in names if states.get(name) == "ERROR"), None)
 
+    def training() -> str | None:
+        newest = monailabel_tasks("train")[-1:]
+        # Whoever asks by a viewer is told there, and nothing tries it again: it would be ill for good.
+        return failed(("train",)) if any(TRIGGER in task["request"] for task in newest) else None
+
     folders = [campaign.folder] if archived else [campaign.folder, Path(app.studies)]
     return {
         "database": database,
         "archive" if archived else "studies": images,
         "watch": watched,
         **{part: partial(failed, names) for part, names in _PARTS.items()},
+        "training": training,
         "model": lambda: campaign.publisher.problem,
         "disk": partial(_disk, folders),
         "memory": _memory,

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coldstart.campaign import Campaign
 from coldstart.campaign.map_table import reserved_since
+from coldstart.campaign.triggers import TO_LEARN_FROM
 from coldstart.exceptions import StoreError
 from coldstart.store import Image, Judgement, Label, Model, Serving
 from coldstart.web.cards import Card
@@ -37,7 +38,7 @@ TASK_BUCKETS_S = (10.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0)
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER = "other"
 """Stands for a method or an address that the server does not have: whoever asks at random must make no series."""
-_COUNT_LABELS = select(func.count(), func.count().filter(Label.problem.is_(None))).select_from(Label)
+_COUNT_LABELS = select(func.count(), func.count().filter(*TO_LEARN_FROM)).select_from(Label).join(Image)
 
 
 class TaskRun(NamedTuple):
