@@ -279,6 +279,30 @@ def test_record_that_was_left_and_is_gone_back_to_is_shown(look: Callable[[str],
         expect(window.panel.get_by_role("heading", level=2)).to_have_text("i1")
 
 
+@pytest.mark.parametrize("last", ["campaign", "map"])
+def test_record_opened_by_its_address_has_what_comes_after_it(
+    look: Callable[[str], MapWindow], tmp_path: Path, last: str
+) -> None:
+    campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
+    save_label(campaign, tmp_path / "label.png", "i1", "ann")
+    with serving(campaign, files) as url:
+        window = look(url)
+        table = window.table()
+        labelled, planned = table["image_id"].index("i1"), table["state"].index("planned")
+        row = labelled if last == "campaign" else planned
+        said = "Structuresdisc" if last == "campaign" else f"Why{table['reason'][planned]}"
+        held: list[Route] = []
+        window.page.route(f"**/api/{last}", lambda route: held.append(route))
+        window.visit(tab="image", image=table["image_id"][row])
+        expect(window.panel.get_by_role("button", name="Show on the map")).to_be_visible()
+        facts = window.panel.locator("dl")
+        window.wait("document.querySelector('#progress').textContent" if last == "map" else "window.plot?.data")
+        expect(facts).not_to_contain_text(said)
+        held[0].continue_()
+        expect(facts).to_contain_text(said)
+        expect(facts).to_contain_text(f"Cluster{table['cluster'][row]} of {max(table['cluster'])}")
+
+
 def test_what_failed_is_said_in_a_sentence_and_asked_again(look: Callable[[str], MapWindow], tmp_path: Path) -> None:
     campaign, files = embedded(tmp_path, [f"i{number}" for number in range(8)], budget=3)
     with serving(campaign, files) as url:

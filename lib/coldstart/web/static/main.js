@@ -99,7 +99,7 @@ listen(changed => {
   if (any("campaign", "map")) drawNotice();
   if (any("tab")) drawTabs();
   if (shown.tab === "campaign" && any("campaign", "tab")) drawCampaign();
-  if (shown.tab === "image" && any("campaign", "tab", "image", "back", "address")) drawRecord();
+  if (shown.tab === "image" && any("campaign", "map", "tab", "image", "back", "address")) drawRecord();
   if (shown.tab === "next" && any("campaign", "map", "tab", "alpha", "budget", "back")) drawSteer();
   if (any("campaign")) drawAccount();
   if (any("colour")) document.querySelector(`#colour input[value=${shown.colour}]`).checked = true;

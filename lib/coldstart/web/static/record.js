@@ -43,7 +43,7 @@ export async function drawRecord() {
   }
   asked = new AbortController();
   try {
-    const record = await get("image", { id: image_id }, asked.signal);
+    const record = { ...(await get("image", { id: image_id }, asked.signal)), ...ofTheCampaign(image_id) };
     // Drawn anew only when it is another one than before: the page asks whenever anything in the campaign changes.
     if (JSON.stringify(record) !== JSON.stringify(drawn)) draw(record);
     drawn = record;
@@ -53,6 +53,13 @@ export async function drawRecord() {
     fill(panel, h("h2", {}, image_id), h("p", { class: "problem" }, error.message), closing());
   }
 }
+
+/** What the record shows of the campaign and of the map, which may come later than it. */
+const ofTheCampaign = image_id => ({
+  n_clusters: known.campaign?.n_clusters,
+  classes: known.campaign?.labels,
+  reason: known.map?.reason[known.row.get(image_id)],
+});
 
 const closing = () => h("button", { type: "button", "data-key": "close", click: () => show({ image: null }) }, "Close");
 
@@ -155,15 +162,14 @@ function layer(address, alt, kind) {
 }
 
 function facts(record) {
-  const { label, geometry } = record,
-    n_clusters = known.campaign?.n_clusters;
+  const { label, geometry, n_clusters } = record;
   const newest = record.servings.at(-1);
   const row = (name, value) =>
     value === null || value === undefined || value === "" ? null : [h("dt", {}, name), h("dd", {}, value)];
   return h(
     "dl",
     {},
-    row("Why", newest?.reason ?? known.map?.reason[known.row.get(record.image_id)]),
+    row("Why", newest?.reason ?? record.reason),
     row(
       term("Cluster", "Images that look alike are in one cluster."),
       record.cluster !== null && record.cluster !== undefined
@@ -194,7 +200,7 @@ function facts(record) {
     ),
     row("Annotator", label ? who(label.annotator) : newest?.annotator),
     row("Label saved", label && when(label.saved_at)),
-    row("Structures", structures(label)),
+    row("Structures", structures(record)),
     row(
       term(
         "Model's Dice before",
@@ -216,9 +222,8 @@ function sizeOf({ size, spacing, unit }) {
 }
 
 /** Names of the structures in a label: its values stand for classes, which the campaign numbers in their order. */
-function structures(label) {
-  const labels = Object.entries(known.campaign?.labels ?? {});
-  const names = labels
+function structures({ label, classes }) {
+  const names = Object.entries(classes ?? {})
     .filter(([name, value]) => value !== 0 && name.toLowerCase() !== "background")
     .map(([name]) => name);
   const found = Object.values(label?.classes ?? {})
