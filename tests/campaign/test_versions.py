@@ -297,6 +297,19 @@ def test_model_that_is_in_use_or_unknown_or_damaged_is_no_choice(open_taught) ->
     assert set(campaign.publisher.versions.states().values()) == {"done"}
 
 
+def test_model_in_use_whose_file_is_damaged_comes_back_from_its_copy(open_taught) -> None:
+    campaign = open_taught()
+    version, publisher = in_file(campaign), campaign.publisher
+    campaign.model_path.write_bytes(b"half")
+    publisher.settle()
+    assert publisher.problem is not None
+    assert publisher.problem.endswith(f"`coldstart models rollback STUDIES {version}` puts its copy back.")
+    publisher.choose(version, "ann", campaign.settings.labels)
+    publisher.settle()
+    assert publisher.problem is None and in_file(campaign) == publisher.in_use() == version
+    assert kinds(campaign) == ["training"] and campaign.trainings.due() is None
+
+
 def test_model_for_structures_that_the_campaign_has_no_more_is_no_choice(open_taught) -> None:
     campaign = open_taught(publish_margin=1)
     first = in_file(campaign)

@@ -143,7 +143,7 @@ class Publisher:
             with self._turn.acquire(timeout=TURN_LIMIT_S):
                 self._finish()  # of one that was killed; the choice comes after it
                 record = self.versions.read(version)
-                if version == self.in_use():
+                if version == self.in_use() == _version_at(self._path):  # else its file is damaged, and comes back
                     raise InvalidInputError(
                         f"`version` must be another model than the one in use; {version} is in use."
                     )
@@ -244,8 +244,10 @@ class Publisher:
         try:
             model = load_model(self._path, "cpu")
         except ModelError as error:
-            self.problem = str(error)
-            logger.warning("%s", error)
+            in_use = self.in_use()
+            kept = f" `coldstart models rollback STUDIES {in_use}` puts its copy back."
+            self.problem = f"{error}{kept if in_use in self.versions.states() else ''}"
+            logger.warning("%s", self.problem)
         else:
             self.problem = None
             keep_last_good(model, self._path)
