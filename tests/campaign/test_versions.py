@@ -19,6 +19,7 @@ from coldstart.campaign.curve import learning_curve
 from coldstart.campaign.decisions import LIBRARIES
 from coldstart.campaign.model_lines import model_lines, side_by_side
 from coldstart.campaign.replay import decision_rows, replay
+from coldstart.campaign.versions import Versions
 from coldstart.exceptions import InvalidInputError, ModelError
 from coldstart.segmentation import Model, load_model, save_model, write_model
 from coldstart.store import Scoring
@@ -183,6 +184,19 @@ def test_only_the_newest_are_kept_and_never_without_the_one_in_use(open_taught, 
     assert list(campaign.publisher.versions.states()) == [first, *refused[1:]]
     folder = campaign.model_path.parent / "versions"
     assert {path.name.partition(".")[0] for path in folder.iterdir()} == {first, *refused[1:]}
+
+
+def test_files_of_others_beside_the_models_are_left_alone(tmp_path: Path) -> None:
+    versions = Versions(tmp_path)
+    stamps = [f"2026010{day}T000000000Z-abc" for day in (1, 2, 3)]
+    for version in stamps[1:]:
+        versions.path(version).touch()
+        versions.write(version, {"version": version}, "done")
+    theirs = {"notes.txt", "my-backup.pt", f"{stamps[1]}.pt.bak", f"{stamps[1]} (copy).pt", ".nfs0001"}
+    for name in [*theirs, f"{stamps[0]}.pt", f".{stamps[0]}.pt.tmp", f"{stamps[0]}.unchecked.tmp"]:
+        (tmp_path / name).touch()  # the last three are what a kill leaves
+    versions.prune(1, None)
+    assert {path.name for path in tmp_path.iterdir()} == {*theirs, f"{stamps[2]}.pt", f"{stamps[2]}.json"}
 
 
 def test_model_that_somebody_is_choosing_is_not_removed(open_taught, monkeypatch) -> None:

@@ -26,6 +26,9 @@ State = Literal["unchecked", "chosen", "done"]
 _SUFFIX: dict[State, str] = {"unchecked": ".unchecked.json", "chosen": ".chosen.json", "done": ".json"}
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
 """What names a file here: a model from elsewhere says its version itself."""
+_FILE = re.compile(rf"\.?(?P<version>{_SAFE.pattern})(\.pt(\.tmp)?|(\.unchecked|\.chosen)?\.(json|tmp))")
+_MADE_HERE = re.compile(r"\d{8}T\d{9}Z-[0-9a-f]+")
+"""Versions of trainings: weights without a record are what a kill left of one."""
 
 logger = logging.getLogger(__name__)
 
@@ -122,12 +125,14 @@ class Versions:
         return [self._record(version, state) for version, state in self.states().items()]
 
     def prune(self, keep: int, in_use: str | None) -> None:
-        """Remove all but the newest `keep` models, the one in use, and those on their way."""
+        """Remove all but the newest `keep` models, the one in use, and those on their way; no file of others."""
         states = self.states()
         others = [version for version, state in states.items() if state == "done" and version != in_use]
-        kept = states.keys() - set(others[: max(0, len(others) - keep)])
+        old = others[: max(0, len(others) - keep)]
         for name in self._names():
-            if name.partition(".")[0] not in kept:
+            found = _FILE.fullmatch(name)
+            version = found["version"] if found is not None else ""
+            if version in old or (version not in states and _MADE_HERE.fullmatch(version)):
                 try:
                     (self._folder / name).unlink(missing_ok=True)
                 except OSError as error:
