@@ -197,6 +197,37 @@ def test_training_that_the_server_began_and_that_failed_is_tried_again(campaign:
     assert chain.due("The training was killed.") != {}
 
 
+def test_training_that_the_server_began_is_left_after_three_failures_until_there_is_a_new_label(
+    campaign: Campaign, looking: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks_module, "RETRY_AFTER_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(campaign, "tasks_to_do", dict)
+    begun: list[dict[str, Any]] = []
+
+    def run(_method: str, request: dict[str, Any], **_: Any) -> None:
+        begun.append(queue("RUNNING", **request))
+
+    def fail() -> str:
+        begun[-1]["status"] = "ERROR"
+        return looking.errors()["train"]
+
+    monkeypatch.setattr(chain_module, "_run", run)
+    label(campaign, "a")
+    campaign.trainings.ask("ann")
+    for number in (1, 2, 3):
+        looking.begin()
+        assert len(begun) == number
+        assert ("it is tried again by itself" in fail()) is (number < 3)
+    for _ in range(3):
+        looking.begin()
+    assert len(begun) == 3 and campaign.trainings.due() is None
+    assert campaign.trainings.status()["last_refused"] == looking.errors()["train"]
+    label(campaign, "b")
+    campaign.trainings.ask("ann")
+    looking.begin()
+    assert len(begun) == 4 and "it is tried again by itself" in fail()
+
+
 def test_training_that_another_server_does_is_not_begun_here(campaign: Campaign, chain: Chain) -> None:
     label(campaign, "a")
     campaign.trainings.ask("ann")

@@ -103,6 +103,17 @@ class Chain:
             own = {"model": self._model, TRIGGER: due.trigger, QUEUED_AT: queued_at}
             _run("train", request={**asked, **own}, enqueue=True)
 
+    def give_up(self, failure: str | None) -> bool:
+        """Leave the training that failed, until there is a new reason for one; tell whether that is noted.
+
+        A model that waits for its comparison is not left: it is trained already.
+        """
+        due = self._campaign.trainings.due()
+        if failure is None or due is None or due.trigger == "check":
+            return False
+        self._campaign.trainings.note_ended(failure, _queued_at(tasks("train")[-1]))
+        return True
+
     def ask(self, who: str | None) -> bool:
         """Have the server train as soon as it can; tell whether that takes another training than those on their way.
 

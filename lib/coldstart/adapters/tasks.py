@@ -25,14 +25,15 @@ from monailabel.utils.async_tasks.utils import (
     tasks,
 )
 
-from coldstart.adapters.chain import OPEN, STOP_LIMIT_S, Chain
+from coldstart.adapters.chain import OPEN, STOP_LIMIT_S, TRIGGER, Chain
 from coldstart.adapters.errors import AppError
 from coldstart.campaign import Campaign
 
 RETRY_AFTER_S = (5.0, 60.0, 600.0)
 """How long after the beginning of its first, second, ... try work that failed is tried again; the last holds for good.
 
-Ten minutes are often enough for what does not pass by itself, and soon enough when a disk has room again."""
+Ten minutes are often enough for what does not pass by itself, and soon enough when a disk has room again. A training
+has as many tries as there are times: what kills it each time does so an hour later too."""
 SERVER_PID = "COLDSTART_SERVER_PID"
 """Environment variable by which a child process knows its server."""
 LOOK_FOR_SERVER_EVERY_S = 0.5
@@ -130,7 +131,8 @@ class Tasks:
                 continue
             self._tries[name] = _Tries(fingerprint, tries.count + 1, time.monotonic())
             if name == "train":
-                self._chain.begin()
+                if tries.count < len(RETRY_AFTER_S) or not self._chain.give_up(failure):
+                    self._chain.begin()
             else:
                 queued[name], _ = AsyncTask.run("scoring", request={"method": name}, enqueue=True)
         return queued
@@ -212,6 +214,8 @@ class Tasks:
     def _sentence(self, name: str, task: dict[str, Any]) -> str:
         what = f"The {_NAMES.get(name, name)}"
         kept = _KEPT.get(name, "ask for it again")
+        if name == "train" and self._is_tried_again(task):
+            kept += ", and it is tried again by itself"
         if task["status"] == "STOPPED":
             return f"{what} was stopped; {kept}."
         process = self._processes["train" if name == "train" else "scoring"].known.get(task["id"])
@@ -224,6 +228,13 @@ class Tasks:
             return f"{what} could not be started, or ended at once; {kept}. The server's log says more."
         raised = [match["sentence"] for line in lines if (match := _RAISED.match(line))]
         return raised[-1] if raised else f"{what} ended with '{lines[-1]}'; {kept}. The server's log says more."
+
+    def _is_tried_again(self, task: dict[str, Any]) -> bool:
+        """Whether a training that failed is begun again: not what a viewer asked for, and not for good."""
+        tries, trigger = self._tries.get("train"), task["request"].get(TRIGGER)
+        if tries is None or trigger is None or task["status"] != "ERROR":
+            return False
+        return trigger == "check" or tries.count < len(RETRY_AFTER_S)
 
 
 def _stopped(kind: str) -> dict[str, Any] | None:
