@@ -245,8 +245,8 @@ class Publisher:
             model = load_model(self._path, "cpu")
         except ModelError as error:
             in_use = self.in_use()
-            kept = f" `coldstart models rollback STUDIES {in_use}` puts its copy back."
-            self.problem = f"{error}{kept if in_use in self.versions.states() else ''}"
+            remedy = f" `coldstart models rollback STUDIES {in_use}` puts its copy back."
+            self.problem = f"{error}{remedy if in_use in self.versions.states() else ''}"
             logger.warning("%s", self.problem)
         else:
             self.problem = None
