@@ -155,11 +155,10 @@ def install_gate(server: FastAPI, app: ColdStartApp) -> None:
     server.dependency_overrides[auth.get_current_user] = _checked_user_of(app)
     server.exception_handlers[HTTPException] = _answer
     server.exception_handlers[RequestValidationError] = _answer_validation
-    if not settings.MONAI_LABEL_CORS_ORIGINS:
-        # MONAI Label takes none for all: any website could read the studies through the browser of a colleague.
-        server.user_middleware = [one for one in server.user_middleware if one.cls is not CORSMiddleware]
-    # Innermost, so that what refuses a request still gets the headers by which a browser may read it. Starlette builds
-    # its stack before the app is loaded, and again when there is none.
+    # MONAI Label lets every website read the studies through a colleague's browser, and does not start where
+    # MONAI_LABEL_CORS_ORIGINS names those that may.
+    server.user_middleware = [one for one in server.user_middleware if one.cls is not CORSMiddleware]
+    # Starlette builds its stack before the app is loaded, and again when there is none.
     server.user_middleware.append(Middleware(Gate, realm=realm, metrics_open=app.campaign.settings.metrics_open))
     server.middleware_stack = None
     # Sessions unpack archives: no member may leave the folder (the default from Python 3.14 on).
