@@ -149,7 +149,13 @@ def _runs() -> list[TaskRun]:
 
 
 def _took(task: dict[str, str]) -> float | None:
+    """Seconds from the beginning to the end, which are noted in the server's local time; None before the end.
+
+    Where the clocks go back by an hour in between, the end may read earlier; of a clock that was put right it is 0.
+    """
     if "end_ts" not in task:
         return None
     ended, began = (datetime.strptime(task[key], TIMES) for key in ("end_ts", "start_ts"))
-    return (ended - began).total_seconds()
+    if ended < began:
+        ended = ended.replace(fold=1)
+    return max(0.0, ended.timestamp() - began.timestamp())
