@@ -157,7 +157,8 @@ def install_gate(server: FastAPI, app: ColdStartApp) -> None:
     server.exception_handlers[RequestValidationError] = _answer_validation
     # MONAI Label lets every website read the studies through a colleague's browser, and does not start where
     # MONAI_LABEL_CORS_ORIGINS names those that may.
-    server.user_middleware = [one for one in server.user_middleware if one.cls is not CORSMiddleware]
+    cors: object = CORSMiddleware
+    server.user_middleware = [one for one in server.user_middleware if one.cls is not cors]
     # Starlette builds its stack before the app is loaded, and again when there is none.
     server.user_middleware.append(Middleware(Gate, realm=realm, metrics_open=app.campaign.settings.metrics_open))
     server.middleware_stack = None
