@@ -204,8 +204,7 @@ def test_archive_that_is_not_what_was_written_changes_nothing(archive: Path, tmp
             tar.add(tmp_path / "file", "holiday.jpg" if kind == "foreign" else "studies/../../escaped")
     said = refusal("restore", bad, tmp_path / "studies")
     assert str(bad) in said and "Use another" in said
-    assert list((tmp_path / "studies").iterdir()) == []
-    assert not (tmp_path / "escaped").exists()
+    assert not (tmp_path / "studies").exists() and not (tmp_path / "escaped").exists()
 
 
 def test_archive_that_may_not_be_read_is_named_in_a_sentence(archive: Path, tmp_path: Path) -> None:
