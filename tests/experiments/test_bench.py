@@ -148,6 +148,18 @@ def test_somebodys_own_folders_go_through_every_method_and_the_report(
     assert all(path.stat().st_size > 1000 for path in report)
 
 
+def test_an_arm_that_fails_costs_its_own_rows_alone(studies: Path, tmp_path: Path) -> None:
+    protocol = tiny_protocol(studies, seeds=[43], epochs=1)
+    (entropy,) = protocol.active_arms
+    wrong = entropy.model_copy(update={"title": "Wrong", "options": {"alpha": 7}})  # as no file could ask for it
+    log = Log()
+    changed = protocol.model_copy(update={"active_arms": (entropy, wrong)})
+    run_benchmark(changed, tmp_path / "out", devices=["cpu"], n_threads=1, watcher=log)
+    failed = [one for one in log.outcomes if one.row is None]
+    assert {one.job.arm.title for one in failed} == {"Wrong"} and "`alpha` must be" in str(failed[0].failure)
+    assert len(lines(tmp_path / "out")) == len(log.outcomes) - len(failed) > 0
+
+
 def test_two_benchmarks_do_not_share_an_output_folder(studies: Path, tmp_path: Path) -> None:
     log = Log()
     with FileLock(tmp_path / LOCK), pytest.raises(InvalidInputError, match="Another benchmark is writing to"):
