@@ -62,7 +62,8 @@ def test_server_trains_by_itself_and_goes_on_after_a_kill(
 ) -> None:
     studies, truth, held_out = make_studies()
     conf = {"heldout": str(held_out), "retrain_at_budget": "true", "retrain_every": "2"}
-    server = start(studies, **conf, epochs="100000")
+    # Of the first training the budget alone decides: else one may begin after two of the four labels.
+    server = start(studies, **{**conf, "retrain_every": "0"}, epochs="100000")
     annotator = SimulatedAnnotator(connect(server.url), truth, SilentObserver())
     annotator.wait_until("embedded", "embedding", lambda found: found["planned"] == 4)
     annotator.label(4)
