@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import datetime
 
 import campaign_case as case
@@ -109,15 +108,6 @@ def test_first_model_comes_with_the_budget_where_every_n_is_more_than_that() -> 
     new = {"new_labels": [NOON] * 10, "n_labelled": 10, "has_model": False}
     assert due(options={"retrain_every": 50, "retrain_at_budget": True}, **new) == "budget"
     assert due(options={"retrain_every": 50}, **new) is None
-
-
-@pytest.fixture
-def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "Europe/Berlin")
-        time.tzset()
-        yield
-    time.tzset()
 
 
 def at(text: str) -> float:
